@@ -1,0 +1,54 @@
+"""Weight-matrix spectral diagnostics: how good are these weights, layer by layer, with no data?
+
+>>> import spectra
+>>> report = spectra.analyze("model.safetensors")  # doctest: +SKIP
+>>> report.summary["alpha"]  # doctest: +SKIP
+2.465
+
+Everything heavy is imported on first use.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from spectra.analysis import Inventory as Inventory
+    from spectra.analysis import analyze as analyze
+    from spectra.analysis import describe as describe
+    from spectra.conventions import CONVENTIONS as CONVENTIONS
+    from spectra.errors import AnalysisInterrupted as AnalysisInterrupted
+    from spectra.errors import SpectraError as SpectraError
+    from spectra.metrics import METRICS as METRICS
+    from spectra.metrics import Metric as Metric
+    from spectra.records import LayerReport as LayerReport
+    from spectra.records import ModelReport as ModelReport
+    from spectra.records import Status as Status
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "analyze": "analysis",
+    "describe": "analysis",
+    "Inventory": "analysis",
+    "CONVENTIONS": "conventions",
+    "AnalysisInterrupted": "errors",
+    "SpectraError": "errors",
+    "METRICS": "metrics",
+    "Metric": "metrics",
+    "LayerReport": "records",
+    "ModelReport": "records",
+    "Status": "records",
+}
+__all__ = ["__version__", *_HOMES]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the name stands for
+    if name not in _HOMES:
+        raise AttributeError(f"module 'spectra' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"spectra.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

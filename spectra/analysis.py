@@ -1,0 +1,317 @@
+"""analyze(): from a source of weights to the report of a model."""
+
+import fnmatch
+import math
+import platform
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+import spectra
+from spectra import conventions, engine, tails
+from spectra.conventions import FLOAT32_EPS, Convention
+from spectra.errors import AnalysisInterrupted, SelectionError
+from spectra.metrics import METRICS, Metric, evaluate
+from spectra.records import (
+    STATUS_TEXT,
+    Finding,
+    LayerReport,
+    Matrix,
+    ModelReport,
+    Skipped,
+    SourceInfo,
+    Spectrum,
+    Status,
+    TailFit,
+    Value,
+    unknown_name,
+)
+from spectra.sources import Source, layouts, open_source
+
+OVER_TRAINED = 2.0
+UNDER_TRAINED = 6.0
+SHORT_SPECTRUM = 50
+SHORT_TAIL = 20
+POOR_FIT = 0.1
+COLLAPSED = 0.1
+
+NOT_AVERAGED = ("embedding", "head")
+NOT_SELECTED = "left out by the choice of layers"
+
+Progress = Callable[[float, float, str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Inventory:
+    """What an analysis would do: the matrices it would take, and what it skips and why."""
+
+    source: SourceInfo
+    matrices: tuple[Matrix, ...]
+    skipped: tuple[Skipped, ...]
+
+    @property
+    def operations(self) -> float:
+        """Predicted floating-point operations of all decompositions."""
+        return sum(engine.operations(matrix) for matrix in self.matrices)
+
+    @property
+    def working_bytes(self) -> int:
+        """Predicted peak memory beyond the program itself: that of the largest layer."""
+        return max((engine.working_bytes(matrix) for matrix in self.matrices), default=0)
+
+
+def describe(
+    source: Any,  # noqa: ANN401 - whatever open_source takes
+    *,
+    convention: str = "htsr",
+    layers: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+) -> Inventory:
+    """Say what an analysis would take and what it would skip, from headers alone.
+
+    Parameters
+    ----------
+    source, convention, layers, exclude
+        As for `analyze`.
+
+    Returns
+    -------
+    Inventory
+    """
+    return _take_stock(open_source(source), conventions.named(convention), layers, exclude)
+
+
+def analyze(
+    source: Any,  # noqa: ANN401 - whatever open_source takes
+    *,
+    convention: str = "htsr",
+    estimator: str = "csn",
+    layers: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    device: str = "auto",
+    seed: int = 0,
+    metrics: Mapping[str, Metric] = METRICS,
+    progress: Progress | None = None,
+) -> ModelReport:
+    """Diagnose a trained network from its weights, layer by layer.
+
+    Parameters
+    ----------
+    source : path, torch.nn.Module or Mapping
+        A checkpoint file or folder, a live module, a state dict, or a dict of arrays.
+    convention : str, default: "htsr"
+        ``htsr`` or ``weightwatcher-0.7.7``; see ``spectra.conventions``.
+    estimator : str, default: "csn"
+        How alpha is estimated; see ``spectra.tails``.
+    layers, exclude : sequence of str
+        Glob patterns on parameter names: analyse only these, or all but these.
+    device : str, default: "auto"
+        ``auto``, ``cpu``, ``cuda`` or ``cuda:i``.
+    seed : int, default: 0
+        Seed of everything random; recorded in the report. Nothing is random so far.
+    metrics : Mapping[str, Metric]
+        Columns to compute; extend with ``{**METRICS, "mine": Metric(...)}``.
+    progress : callable, optional
+        Called as ``progress(done, total, name)`` after each layer, in predicted operations.
+
+    Returns
+    -------
+    ModelReport
+        Layers in checkpoint order. A bad layer has a status and takes no other with it.
+
+    Raises
+    ------
+    SpectraError
+        If the source cannot be read, or a name or pattern fits nothing.
+    AnalysisInterrupted
+        On Ctrl-C; its ``report`` holds the layers finished so far.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> weights = np.random.default_rng(0).standard_normal((200, 100))
+    >>> report = analyze({"fc": weights})
+    >>> report["fc"].status.value, report["fc"].N, report["fc"].M
+    ('ok', 200, 100)
+    """
+    started = time.perf_counter()
+    rules = conventions.named(convention)
+    if estimator not in tails.ESTIMATORS:
+        raise unknown_name(estimator, "estimator", tuple(tails.ESTIMATORS))
+    device = engine.resolve_device(device)
+    opened = open_source(source)
+    stock = _take_stock(opened, rules, layers, exclude)
+
+    finished: dict[int, LayerReport] = {}
+    interrupted = False
+    try:
+        for position, report in _diagnose(opened, stock.matrices, rules, estimator, device, metrics):
+            finished[position] = report
+            if progress:
+                done = sum(engine.operations(stock.matrices[i]) for i in finished)
+                progress(done, stock.operations, report.name)
+    except KeyboardInterrupt:
+        interrupted = True
+
+    unreached = engine.Failure(Status.NOT_REACHED, STATUS_TEXT[Status.NOT_REACHED])
+    reports = tuple(
+        finished.get(i) or layer_report(matrix, unreached, rules, estimator, metrics)
+        for i, matrix in enumerate(stock.matrices)
+    )
+    report = ModelReport(
+        source=stock.source,
+        options=MappingProxyType(
+            {
+                "convention": convention,
+                "estimator": estimator,
+                "layers": tuple(layers),
+                "exclude": tuple(exclude),
+                "seed": seed,
+            }
+        ),
+        summary=MappingProxyType(summarise(reports, stock.skipped, metrics)),
+        layers=reports,
+        skipped=stock.skipped,
+        run=MappingProxyType(
+            {
+                "device": device,
+                "seconds": round(time.perf_counter() - started, 3),
+                "spectra": spectra.__version__,
+                "numpy": np.__version__,
+                "python": platform.python_version(),
+            }
+        ),
+        complete=not interrupted,
+    )
+    if interrupted:
+        raise AnalysisInterrupted(report)
+    return report
+
+
+def _diagnose(
+    source: Source,
+    matrices: Sequence[Matrix],
+    rules: Convention,
+    estimator: str,
+    device: str,
+    metrics: Mapping[str, Metric],
+) -> Any:  # noqa: ANN401 - an iterator of (position, LayerReport)
+    readable = [i for i, matrix in enumerate(matrices) if layouts.is_readable(matrix)]
+    for i in sorted(set(range(len(matrices))) - set(readable)):
+        refused = engine.Failure(Status.UNSUPPORTED_DTYPE, f"{matrices[i].dtype} is not read yet")
+        yield i, layer_report(matrices[i], refused, rules, estimator, metrics)
+    outcomes = engine.decompose(
+        engine.plan([matrices[i] for i in readable]),
+        lambda matrix: layouts.stack(matrix, source.read(matrix.tensor)),
+        device=device,
+        resolution=rules.rank_tolerance,
+    )
+    for position, outcome in outcomes:
+        matrix = matrices[readable[position]]
+        yield readable[position], layer_report(matrix, outcome, rules, estimator, metrics)
+
+
+def layer_report(
+    matrix: Matrix,
+    outcome: Spectrum | engine.Failure,
+    rules: Convention,
+    estimator: str = "csn",
+    metrics: Mapping[str, Metric] = METRICS,
+) -> LayerReport:
+    """Turn a layer's spectrum, or the lack of one, into its row of the report."""
+    if isinstance(outcome, Spectrum):
+        spectrum = conventions.apply(outcome, matrix.kind, rules)
+        fit = tails.fit_tail(spectrum, convention=rules, estimator=estimator)
+        values = evaluate(spectrum, fit, metrics)
+        status, reason = fit.status, "" if fit.status is Status.OK else STATUS_TEXT[fit.status]
+        warnings = find(values, matrix) if status is Status.OK else ()
+    else:
+        spectrum, values = None, dict.fromkeys(metrics, math.nan)
+        status, reason, warnings = outcome.status, outcome.reason, ()
+    return LayerReport(
+        name=matrix.name,
+        kind=matrix.kind,
+        shape=matrix.shape,
+        dtype=matrix.dtype,
+        status=status,
+        reason=reason,
+        warnings=warnings,
+        aliases=matrix.aliases,
+        N=matrix.N,
+        M=matrix.M,
+        aspect_ratio=matrix.N / matrix.M,
+        n_matrices=matrix.n_matrices,
+        n_eigenvalues=matrix.n_matrices * matrix.M,
+        estimator=estimator,
+        residual=math.nan if spectrum is None else spectrum.residual,
+        metrics=MappingProxyType(values),
+        averaged=status is Status.OK and (rules.average_all or matrix.kind not in NOT_AVERAGED),
+        spectrum=spectrum,
+    )
+
+
+def find(values: Mapping[str, Value], matrix: Matrix) -> tuple[Finding, ...]:
+    """Return what is noteworthy about a fitted layer."""
+    n_eigenvalues = matrix.n_matrices * matrix.M
+    checks = {
+        Finding.OVER_TRAINED: values.get("alpha", math.nan) < OVER_TRAINED,
+        Finding.UNDER_TRAINED: values.get("alpha", math.nan) > UNDER_TRAINED,
+        Finding.SHORT_SPECTRUM: n_eigenvalues < SHORT_SPECTRUM,
+        Finding.SHORT_TAIL: values.get("n_tail", math.nan) < SHORT_TAIL,
+        Finding.POOR_FIT: values.get("ks", math.nan) > POOR_FIT,
+        Finding.RANK_COLLAPSE: values.get("rank_loss", math.nan) >= COLLAPSED * n_eigenvalues,
+    }
+    return tuple(finding for finding, met in checks.items() if met)
+
+
+def summarise(
+    layers: Sequence[LayerReport],
+    skipped: Sequence[Skipped],
+    metrics: Mapping[str, Metric] = METRICS,
+) -> dict[str, Value]:
+    """Count the layers and take unweighted means over those that are averaged."""
+    averaged = [layer for layer in layers if layer.averaged]
+    fitted = sum(layer.status is Status.OK for layer in layers)
+    counts: dict[str, Value] = {
+        "n_layers": len(layers),
+        "n_failed": len(layers) - fitted,
+        "n_skipped": len(skipped),
+        "n_averaged": len(averaged),
+        "n_left_out": fitted - len(averaged),
+    }
+    means = {
+        name: math.fsum(layer[name] for layer in averaged) / len(averaged) if averaged else math.nan
+        for name, metric in metrics.items()
+        if metric.in_summary
+    }
+    return counts | means
+
+
+def _take_stock(
+    source: Source, rules: Convention, layers: Sequence[str], exclude: Sequence[str]
+) -> Inventory:
+    matrices, skipped = layouts.matrices_of(source.tensors, rules)
+    names = [matrix.name for matrix in matrices]
+    for pattern in (*layers, *exclude):
+        if not fnmatch.filter(names, pattern):
+            raise SelectionError(
+                "E_NO_MATCH",
+                pattern,
+                f"matches none of the {len(names)} layers",
+                f"quote the pattern and look at the names, such as {', '.join(names[:2])}",
+            )
+    chosen = [
+        matrix
+        for matrix in matrices
+        if (not layers or _matches(matrix.name, layers)) and not _matches(matrix.name, exclude)
+    ]
+    left_out = [Skipped(m.name, m.shape, NOT_SELECTED) for m in matrices if m not in chosen]
+    return Inventory(source.info, tuple(chosen), (*skipped, *left_out, *source.ignored))
+
+
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)

@@ -1,0 +1,57 @@
+"""What can go wrong outside the numbers: one family of exceptions, each one line that says what to do.
+
+Bad *data* (NaN, zero, too small) is no exception but a status in the report; see ``records.Status``.
+"""
+
+from typing import Any
+
+
+class SpectraError(Exception):
+    """Base of all errors a user can meet.
+
+    Parameters
+    ----------
+    code : str
+        Stable, greppable name such as ``E_TRUNCATED``.
+    subject : str
+        What the error is about: a path, a tensor, an option.
+    reason : str
+        What was expected and what came.
+    advice : str
+        What to do about it.
+    """
+
+    def __init__(self, code: str, subject: str, reason: str, advice: str = "") -> None:
+        self.code = code
+        self.subject = subject
+        self.reason = reason
+        self.advice = advice
+        super().__init__(code, subject, reason, advice)
+
+    def __str__(self) -> str:
+        text = f"{self.subject}: {self.reason}"
+        return f"{text}; {self.advice}" if self.advice else text
+
+
+class CheckpointError(SpectraError):
+    """A file or folder that cannot be read, or is refused."""
+
+
+class WeightError(SpectraError, ValueError):
+    """Weights handed over in Python that are no weights."""
+
+
+class DeviceError(SpectraError):
+    """A device that was asked for and is not there."""
+
+
+class SelectionError(SpectraError, ValueError):
+    """A name, pattern or choice that fits nothing."""
+
+
+class AnalysisInterrupted(KeyboardInterrupt):
+    """Ctrl-C during an analysis; ``report`` holds what was finished, marked as incomplete."""
+
+    def __init__(self, report: Any) -> None:  # noqa: ANN401 - a ModelReport; records imports this module
+        self.report = report
+        super().__init__("interrupted")

@@ -1,0 +1,321 @@
+"""METRICS: one read-only table of pure functions of a spectrum and its fit.
+
+Everything that lists metrics (report columns, glossary check, tests) walks this table. To add one,
+see ``docs/adding-a-metric.md``.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import numpy as np
+
+from spectra import setol
+from spectra.records import Spectrum, Status, TailFit, Value
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One column of the report.
+
+    Attributes
+    ----------
+    compute : callable
+        Pure function of (Spectrum, TailFit) to a number; NaN when `of_tail` and there is no fit.
+    summary : str
+        The formula in one line.
+    reference : str
+        Where it comes from.
+    of_tail : bool
+        Whether it needs the power-law fit.
+    in_summary : bool
+        Whether the model's summary holds its mean.
+    """
+
+    compute: Callable[[Spectrum, TailFit], Value]
+    summary: str
+    reference: str
+    of_tail: bool = False
+    in_summary: bool = False
+
+
+def lambda_max(spectrum: Spectrum, fit: TailFit) -> float:
+    """Return the largest eigenvalue, ‖W‖²_2.
+
+    Examples
+    --------
+    >>> lambda_max(_example([1.0, 4.0]), TailFit())
+    4.0
+    """
+    return float(spectrum.eigenvalues[-1])
+
+
+def log_spectral_norm(spectrum: Spectrum, fit: TailFit) -> float:
+    """Return log10 λ_max.
+
+    Examples
+    --------
+    >>> log_spectral_norm(_example([1.0, 100.0]), TailFit())
+    2.0
+    """
+    return math.log10(spectrum.eigenvalues[-1])
+
+
+def log_norm(spectrum: Spectrum, fit: TailFit) -> float:
+    """Return log10 Σλ = log10 ‖W‖²_F.
+
+    Examples
+    --------
+    >>> log_norm(_example([1.0, 4.0, 5.0]), TailFit())
+    1.0
+    """
+    return math.log10(float(np.sum(spectrum.eigenvalues)))
+
+
+def log_alpha_norm(spectrum: Spectrum, fit: TailFit) -> float:
+    """Return log10 Σλ^alpha over all eigenvalues, by log-sum-exp (no overflow at large alpha).
+
+    Examples
+    --------
+    >>> round(log_alpha_norm(_example([1.0, 2.0, 2.0]), TailFit(alpha=2.0)), 6)  # log10 9
+    0.954243
+    """
+    top = float(spectrum.eigenvalues[-1])
+    ratios = spectrum.eigenvalues / top
+    return fit.alpha * math.log10(top) + math.log10(float(np.sum(ratios**fit.alpha)))
+
+
+def alpha_hat(spectrum: Spectrum, fit: TailFit) -> float:
+    """Return alpha · log10 λ_max, the weighted exponent.
+
+    Examples
+    --------
+    >>> alpha_hat(_example([1.0, 100.0]), TailFit(alpha=2.5))
+    5.0
+    """
+    return fit.alpha * log_spectral_norm(spectrum, fit)
+
+
+def stable_rank(spectrum: Spectrum, fit: TailFit) -> float:
+    """Return ‖W‖²_F / ‖W‖²_2 = Σλ / λ_max; between 1 and the rank (of one slice).
+
+    Examples
+    --------
+    >>> stable_rank(_example([1.0, 1.0, 2.0]), TailFit())
+    2.0
+    """
+    return float(np.sum(spectrum.eigenvalues)) / float(spectrum.eigenvalues[-1])
+
+
+def matrix_rank(spectrum: Spectrum, fit: TailFit) -> int:
+    """Return the number of eigenvalues that rounding to float32 could not have made of zero.
+
+    Examples
+    --------
+    >>> matrix_rank(_example([0.0, 1e-17, 1.0]), TailFit())
+    2
+    """
+    return int(np.count_nonzero(spectrum.eigenvalues > spectrum.floor))
+
+
+def rank_loss(spectrum: Spectrum, fit: TailFit) -> int:
+    """Return the number of eigenvalues that count as zero.
+
+    Examples
+    --------
+    >>> rank_loss(_example([0.0, 1.0]), TailFit())
+    1
+    """
+    return spectrum.eigenvalues.size - matrix_rank(spectrum, fit)
+
+
+def entropy(spectrum: Spectrum, fit: TailFit) -> float:
+    """Return -Σ p ln p / ln(rank) with p = λ/Σλ: 1 for equal eigenvalues, 0 for rank one.
+
+    Examples
+    --------
+    >>> entropy(_example([1.0, 1.0, 1.0]), TailFit())
+    1.0
+    >>> entropy(_example([0.0, 0.0, 1.0]), TailFit())
+    0.0
+    """
+    rank = matrix_rank(spectrum, fit)
+    if rank <= 1:
+        return 0.0
+    positive = spectrum.eigenvalues[spectrum.eigenvalues > 0]
+    shares = positive / np.sum(positive)
+    return float(-np.sum(shares * np.log(shares))) / math.log(rank)
+
+
+def n_erg(spectrum: Spectrum, fit: TailFit) -> int:
+    """Return how many of the largest eigenvalues multiply to one (units where Σλ = n).
+
+    Examples
+    --------
+    >>> n_erg(_example([0.1, 0.1, 0.8, 3.0]), TailFit())
+    3
+    """
+    return setol.erg_cut(spectrum.eigenvalues).n_erg
+
+
+def erg_xmin(spectrum: Spectrum, fit: TailFit) -> float:
+    """Return the smallest eigenvalue of the tail that meets the ERG condition, in the units of λ.
+
+    Examples
+    --------
+    >>> erg_xmin(_example([0.1, 0.2, 0.8, 3.0]), TailFit())
+    0.2
+    """
+    return setol.erg_cut(spectrum.eigenvalues).erg_xmin
+
+
+def erg_gap(spectrum: Spectrum, fit: TailFit) -> int:
+    """Return n_erg - n_tail: positive for alpha above 2, near zero at ideal learning.
+
+    Examples
+    --------
+    >>> erg_gap(_example([0.1, 0.1, 0.8, 3.0]), TailFit(n_tail=2))
+    1
+    """
+    return n_erg(spectrum, fit) - fit.n_tail
+
+
+def delta_lambda_min(spectrum: Spectrum, fit: TailFit) -> float:
+    """Return xmin - erg_xmin in units where Σλ equals the number of eigenvalues.
+
+    Examples
+    --------
+    >>> round(delta_lambda_min(_example([0.1, 0.2, 0.7, 3.0]), TailFit(xmin=0.7)), 6)
+    0.5
+    """
+    return (fit.xmin - erg_xmin(spectrum, fit)) * setol.unit_scale(spectrum)
+
+
+def erg_log_det(spectrum: Spectrum, fit: TailFit) -> float:
+    """Return Σ ln λ over the power-law tail, in units where Σλ = n: zero at the ERG condition.
+
+    Examples
+    --------
+    >>> round(erg_log_det(_example([0.1, 0.1, 0.8, 3.0]), TailFit(xmin=3.0)), 6)  # ln 3
+    1.098612
+    """
+    return setol.erg_log_det(spectrum, fit.xmin)
+
+
+def _example(eigenvalues: list[float]) -> Spectrum:
+    """Build a spectrum for the examples above."""
+    values = np.array(eigenvalues)
+    return Spectrum(values, len(values), len(values), 1, float(np.sum(values)), 0.0, "gram")
+
+
+CSN = "Clauset, Shalizi & Newman, SIAM Review 51 (2009)"
+NATCOM = "Martin, Peng & Mahoney, Nature Communications 12 (2021)"
+JMLR = "Martin & Mahoney, JMLR 22 (2021)"
+SETOL = "Martin & Hinrichs, arXiv 2507.17912"
+
+METRICS: Mapping[str, Metric] = MappingProxyType(
+    {
+        "alpha": Metric(
+            lambda _, fit: fit.alpha,
+            "exponent of the power law ρ(λ) ∝ λ^-alpha fitted to the tail",
+            f"{CSN}, eq. 3.1",
+            of_tail=True,
+            in_summary=True,
+        ),
+        "alpha_stderr": Metric(
+            lambda _, fit: fit.alpha_stderr,
+            "(alpha - 1) / sqrt(n_tail)",
+            f"{CSN}, eq. 3.2",
+            of_tail=True,
+        ),
+        "xmin": Metric(
+            lambda _, fit: fit.xmin,
+            "smallest eigenvalue of the fitted tail",
+            f"{CSN}, section 3.3",
+            of_tail=True,
+        ),
+        "xmax": Metric(
+            lambda _, fit: fit.xmax, "largest fitted eigenvalue", f"{CSN}, section 3", of_tail=True
+        ),
+        "ks": Metric(
+            lambda _, fit: fit.ks,
+            "Kolmogorov-Smirnov distance between tail and fit",
+            f"{CSN}, eq. 3.9",
+            of_tail=True,
+        ),
+        "n_tail": Metric(
+            lambda _, fit: fit.n_tail,
+            "number of eigenvalues >= xmin",
+            f"{CSN}, section 3.3",
+            of_tail=True,
+        ),
+        "alpha_hat": Metric(
+            alpha_hat,
+            "alpha · log10 λ_max",
+            f"{NATCOM}, Methods",
+            of_tail=True,
+            in_summary=True,
+        ),
+        "lambda_max": Metric(lambda_max, "largest eigenvalue, ‖W‖²_2", f"{NATCOM}, Methods"),
+        "log_spectral_norm": Metric(
+            log_spectral_norm, "log10 λ_max", f"{NATCOM}, Methods", in_summary=True
+        ),
+        "log_norm": Metric(
+            log_norm, "log10 Σλ = log10 ‖W‖²_F", f"{NATCOM}, Methods", in_summary=True
+        ),
+        "log_alpha_norm": Metric(
+            log_alpha_norm,
+            "log10 Σ λ^alpha",
+            f"{NATCOM}, Methods",
+            of_tail=True,
+            in_summary=True,
+        ),
+        "stable_rank": Metric(stable_rank, "Σλ / λ_max", f"{JMLR}, section 3.1", in_summary=True),
+        "matrix_rank": Metric(
+            matrix_rank, "number of λ > (eps_float32 ‖W‖_F)²", f"{JMLR}, section 3.1"
+        ),
+        "rank_loss": Metric(rank_loss, "n_eigenvalues - matrix_rank", f"{JMLR}, section 3.1"),
+        "entropy": Metric(
+            entropy, "-Σ p ln p / ln(matrix_rank), p = λ/Σλ", f"{JMLR}, eq. 6", in_summary=True
+        ),
+        "n_erg": Metric(
+            n_erg, "size of the tail with Π λ̃ = 1, λ̃ = λ n/Σλ", f"{SETOL}, section 3.2"
+        ),
+        "erg_xmin": Metric(
+            erg_xmin, "smallest λ of the tail with Π λ̃ = 1", f"{SETOL}, section 3.2"
+        ),
+        "erg_gap": Metric(
+            erg_gap,
+            "n_erg - n_tail",
+            f"{SETOL}, section 6.3",
+            of_tail=True,
+            in_summary=True,
+        ),
+        "delta_lambda_min": Metric(
+            delta_lambda_min,
+            "(xmin - erg_xmin) · n/Σλ",
+            f"{SETOL}, section 6.3",
+            of_tail=True,
+            in_summary=True,
+        ),
+        "erg_log_det": Metric(
+            erg_log_det, "Σ ln λ̃ over λ >= xmin", f"{SETOL}, section 3.2", of_tail=True
+        ),
+    }
+)
+
+
+def evaluate(
+    spectrum: Spectrum, fit: TailFit, metrics: Mapping[str, Metric] = METRICS
+) -> dict[str, Value]:
+    """Compute every metric of a table; those of the tail are NaN where there is no fit.
+
+    A spectrum of zeros has no metric at all.
+    """
+    fitted = fit.status is Status.OK
+    positive = spectrum.eigenvalues.size > 0 and spectrum.eigenvalues[-1] > 0
+    return {
+        name: metric.compute(spectrum, fit) if positive and (fitted or not metric.of_tail) else math.nan
+        for name, metric in metrics.items()
+    }

@@ -1,0 +1,259 @@
+"""The records that travel through the library: frozen, and plain data but for look-up by name."""
+
+import difflib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Literal, TypeAlias, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from spectra.errors import SelectionError
+
+T = TypeVar("T")
+Vector: TypeAlias = npt.NDArray[np.float64]
+Kind: TypeAlias = Literal["linear", "embedding", "head", "conv1d", "conv2d", "conv3d"]
+Value: TypeAlias = float | int
+
+
+class Status(StrEnum):
+    """``ok``, or why a layer has no power-law numbers."""
+
+    OK = "ok"
+    TOO_FEW_EIGENVALUES = "too_few_eigenvalues"
+    NON_FINITE = "non_finite"
+    ZERO = "zero"
+    DEGENERATE = "degenerate"
+    OUT_OF_RANGE = "out_of_range"
+    FIT_FAILED = "fit_failed"
+    NOT_CONVERGED = "not_converged"
+    UNSUPPORTED_DTYPE = "unsupported_dtype"
+    UNREADABLE = "unreadable"
+    NOT_REACHED = "not_reached"
+
+
+STATUS_TEXT: Mapping[Status, str] = {
+    Status.OK: "fitted",
+    Status.TOO_FEW_EIGENVALUES: "too few non-zero eigenvalues for a power-law fit",
+    Status.NON_FINITE: "holds NaN or infinite weights",
+    Status.ZERO: "all weights are zero",
+    Status.DEGENERATE: "rank one, or all singular values equal: no spectrum to fit",
+    Status.OUT_OF_RANGE: "squares of the weights leave the range of float64",
+    Status.FIT_FAILED: "no tail of the spectrum admits a power law",
+    Status.NOT_CONVERGED: "the decomposition failed its own check",
+    Status.UNSUPPORTED_DTYPE: "stored in a type whose values need scales that are not read yet",
+    Status.UNREADABLE: "its bytes could not be read",
+    Status.NOT_REACHED: "the analysis was interrupted before it",
+}
+
+
+class Finding(StrEnum):
+    """What is noteworthy about a layer that has numbers; codes of ``LayerReport.warnings``."""
+
+    OVER_TRAINED = "over_trained"
+    UNDER_TRAINED = "under_trained"
+    SHORT_SPECTRUM = "short_spectrum"
+    SHORT_TAIL = "short_tail"
+    POOR_FIT = "poor_fit"
+    RANK_COLLAPSE = "rank_collapse"
+
+
+FINDING_TEXT: Mapping[Finding, str] = {
+    Finding.OVER_TRAINED: "alpha < 2: correlations heavier than in well-trained layers",
+    Finding.UNDER_TRAINED: "alpha > 6: hardly told from random weights",
+    Finding.SHORT_SPECTRUM: "fewer than 50 eigenvalues: alpha is uncertain and biased upwards",
+    Finding.SHORT_TAIL: "fewer than 20 eigenvalues in the tail: alpha is uncertain",
+    Finding.POOR_FIT: "KS distance above 0.1: the tail is hardly a power law",
+    Finding.RANK_COLLAPSE: "a tenth or more of the eigenvalues are zero",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """One tensor of a checkpoint, as its header describes it.
+
+    ``storage`` is equal for two tensors exactly when they are the same numbers in the same place
+    (tied weights); ``None`` where the format cannot say. ``groups`` and ``kind`` are known for live
+    modules only.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    nbytes: int
+    storage: tuple[object, ...] | None = None
+    kind: Kind | None = None
+    groups: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Matrix:
+    """The matrices of one layer: ``n_matrices`` slices of equal shape, analysed as one spectrum.
+
+    ``N`` >= ``M`` are the sides of one slice, ``shape`` and ``dtype`` those of the stored tensor.
+    ``aliases`` are further names under which the checkpoint ties the same numbers.
+    """
+
+    name: str
+    tensor: str
+    kind: Kind
+    shape: tuple[int, ...]
+    dtype: str
+    nbytes: int
+    N: int
+    M: int
+    n_matrices: int = 1
+    groups: int = 1
+    aliases: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """Something seen in the checkpoint that is not analysed, and why."""
+
+    name: str
+    shape: tuple[int, ...]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Spectrum:
+    """Eigenvalues λ = σ² of WᵀW (no 1/N), pooled over the slices of a layer.
+
+    Attributes
+    ----------
+    eigenvalues : ndarray of shape (n_matrices * M,)
+        Ascending, float64; unit: squared weight (times the convention's scale).
+    squared_norm : float
+        ‖W‖²_F summed from the weights themselves, in the unit of the eigenvalues.
+    residual : float
+        |Σλ - ‖W‖²_F| / ‖W‖²_F: the decomposition's own certificate.
+    solver : str
+        How the eigenvalues were computed: ``gram`` or ``svd``.
+    floor : float
+        Eigenvalues at or below count as zero (rank, entropy).
+    cutoff : float
+        Eigenvalues at or below are kept out of the power-law fit.
+    """
+
+    eigenvalues: Vector = field(repr=False)
+    N: int
+    M: int
+    n_matrices: int
+    squared_norm: float
+    residual: float
+    solver: str
+    floor: float = 0.0
+    cutoff: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class TailFit:
+    """A power law ρ(λ) ∝ λ^-alpha fitted to the eigenvalues from ``xmin`` to ``xmax``.
+
+    All numbers are NaN (``n_tail`` 0) unless ``status`` is ``ok``.
+    """
+
+    alpha: float = math.nan
+    xmin: float = math.nan
+    xmax: float = math.nan
+    ks: float = math.nan
+    n_tail: int = 0
+    alpha_stderr: float = math.nan
+    estimator: str = "csn"
+    status: Status = Status.OK
+
+
+@dataclass(frozen=True, slots=True)
+class LayerReport:
+    """What is known of one layer; metrics are looked up as ``layer["alpha"]`` or ``layer.alpha``."""
+
+    name: str
+    kind: Kind
+    shape: tuple[int, ...]
+    dtype: str
+    status: Status
+    reason: str
+    warnings: tuple[Finding, ...]
+    aliases: tuple[str, ...]
+    N: int
+    M: int
+    aspect_ratio: float
+    n_matrices: int
+    n_eigenvalues: int
+    estimator: str
+    residual: float
+    metrics: Mapping[str, Value] = field(repr=False)
+    averaged: bool = False
+    spectrum: Spectrum | None = field(default=None, repr=False, compare=False)
+
+    def __getitem__(self, metric: str) -> Value:
+        return _look_up(self.metrics, metric, "metric")
+
+    def __getattr__(self, metric: str) -> Value:
+        # Reached only for names that are no fields. Dunder look-ups (copy, pickle) must not recurse.
+        if metric.startswith("_") or metric == "metrics":
+            raise AttributeError(metric)
+        try:
+            return self.metrics[metric]
+        except KeyError:
+            close = difflib.get_close_matches(metric, self.metrics, n=3)
+            hint = f"; close: {', '.join(close)}" if close else ""
+            raise AttributeError(f"no field or metric {metric!r}{hint}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class SourceInfo:
+    """Where the weights came from and what was seen there."""
+
+    address: str
+    format: str
+    n_tensors: int
+    nbytes: int
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ModelReport:
+    """The result of ``analyze``: layers in checkpoint order, what was skipped, and their summary."""
+
+    source: SourceInfo
+    options: Mapping[str, object]
+    summary: Mapping[str, Value]
+    layers: tuple[LayerReport, ...]
+    skipped: tuple[Skipped, ...]
+    run: Mapping[str, object]
+    complete: bool = True
+
+    def __getitem__(self, layer: str) -> LayerReport:
+        for report in self.layers:
+            if layer == report.name or layer in report.aliases:
+                return report
+        return _look_up({r.name: r for r in self.layers}, layer, "layer")
+
+    def write(self, path: str | Path) -> None:
+        """Write the report as ``.json`` or ``.csv``, by the ending of `path`."""
+        from spectra import reports
+
+        reports.write(self, path)
+
+    def _repr_html_(self) -> str:
+        from spectra import reports
+
+        return reports.html_table(self)
+
+
+def _look_up(table: Mapping[str, T], name: str, what: str) -> T:
+    try:
+        return table[name]
+    except KeyError:
+        raise unknown_name(name, what, tuple(table)) from None
+
+
+def unknown_name(name: str, what: str, known: Sequence[str]) -> SelectionError:
+    """Build the error for a mistyped name, with the nearest known ones."""
+    close = difflib.get_close_matches(name, known, n=3) or sorted(known)[:5]
+    return SelectionError("E_NAME", what, f"no {name!r} here", f"did you mean {', '.join(close)}?")

@@ -1,0 +1,122 @@
+"""Where weights come from: files and folders on disk, live modules, dicts of arrays.
+
+``open_source`` looks at headers only. What a file is, its content says, not its name.
+"""
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from spectra.errors import CheckpointError, WeightError
+from spectra.sources import folders, memory
+from spectra.sources.base import Source
+
+__all__ = ["Source", "open_source"]
+
+LFS_POINTER = b"version https://git-lfs"
+ZIP = b"PK\x03\x04"
+# What other formats begin with: recognised to be named, and left to later readers.
+FOREIGN = {
+    b"GGUF": "a GGUF file",
+    b"\x89HDF": "an HDF5 (Keras) file",
+    b"\x93NUMPY": "a NumPy array file",
+}
+
+
+def open_source(where: Any) -> Source:  # noqa: ANN401 - the one door for everything users have
+    """Open weights by headers alone.
+
+    Parameters
+    ----------
+    where : path, Mapping or torch.nn.Module
+        A checkpoint file or folder, a state dict, a dict of arrays, or a live module.
+
+    Returns
+    -------
+    Source
+        Lists its tensors; ``read(name)`` gives one of them.
+
+    Raises
+    ------
+    CheckpointError
+        If a file is missing, damaged, unsafe or of a format that is not read.
+    WeightError
+        If an object in memory holds no weights.
+    """
+    if isinstance(where, str | Path):
+        return _open_path(Path(where))
+    if isinstance(where, Mapping):
+        return memory.open_mapping(where)
+    if memory.is_module(where):
+        return memory.open_module(where)
+    raise WeightError(
+        "E_TYPE",
+        "source",
+        f"expected a path, a module or a dict of arrays, got {type(where).__name__}",
+    )
+
+
+def _open_path(path: Path) -> Source:
+    try:
+        if path.is_dir():
+            return folders.open_folder(path, _open_file)
+        return _open_file(path)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise CheckpointError("E_UNREADABLE", str(path), reason.lower()) from error
+
+
+def _open_file(path: Path) -> Source:
+    if not path.exists():
+        raise _not_found(path)
+    if not path.is_file():
+        raise CheckpointError("E_NOT_A_FILE", str(path), "is neither a file nor a folder")
+    if path.name.endswith(folders.INDEX_ENDING):
+        return folders.open_index(path, _open_file)
+    with path.open("rb") as file:
+        head = file.read(64)
+    if not head:
+        raise CheckpointError("E_EMPTY", str(path), "is empty", "download or copy it again")
+    if head.startswith(LFS_POINTER):
+        raise CheckpointError(
+            "E_LFS_POINTER", str(path), "is a git-lfs pointer, not the file", "run: git lfs pull"
+        )
+    for magic, what in FOREIGN.items():
+        if head.startswith(magic):
+            raise CheckpointError(
+                "E_FORMAT",
+                str(path),
+                f"is {what}, which is not read yet",
+                "convert it to safetensors",
+            )
+    text = head.lstrip().lower()
+    if text.startswith((b"<", b"{", b"[")):
+        what = "a web page" if text.startswith(b"<") else "a JSON text"
+        raise CheckpointError(
+            "E_NOT_A_CHECKPOINT", str(path), f"is {what}, not weights", "download the file again"
+        )
+    # A safetensors file begins with the length of its header, and then the header's brace.
+    if head[8:9] == b"{" or path.suffix == ".safetensors":
+        from spectra.sources.safetensors_files import SafetensorsFile
+
+        return SafetensorsFile(path)
+    if head.startswith((ZIP, b"\x80")) or path.suffix in folders.TORCH_ENDINGS:
+        from spectra.sources.torch_files import TorchFile
+
+        return TorchFile(path)
+    raise CheckpointError(
+        "E_NOT_A_CHECKPOINT",
+        str(path),
+        f"begins with {head[:12]!r}, which is no known checkpoint",
+        f"expected safetensors or {' '.join(folders.TORCH_ENDINGS)}",
+    )
+
+
+def _not_found(path: Path) -> CheckpointError:
+    parent = path.parent
+    close: list[str] = []
+    if parent.is_dir():
+        close = difflib.get_close_matches(path.name, [p.name for p in parent.iterdir()], n=2)
+    advice = f"did you mean {' or '.join(close)}?" if close else "give a file or folder"
+    return CheckpointError("E_NOT_FOUND", str(path), "does not exist", advice)

@@ -1,0 +1,68 @@
+"""What every source of weights offers, and the small helpers they share."""
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from spectra.errors import CheckpointError
+from spectra.records import Skipped, SourceInfo, Tensor
+
+Array = npt.NDArray[Any]
+
+# Types the library turns into float64 without loss, by the names torch gives them.
+FLOAT_TYPES: Mapping[str, npt.DTypeLike] = MappingProxyType(
+    {"float64": "<f8", "float32": "<f4", "float16": "<f2", "bfloat16": "<u2"}
+)
+
+
+class Source(Protocol):
+    """A place weights come from: a list made of headers alone, and a way to read one tensor.
+
+    ``ignored`` names what was seen but is no weight of the model, such as optimizer state.
+    """
+
+    @property
+    def info(self) -> SourceInfo: ...
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]: ...
+
+    @property
+    def ignored(self) -> tuple[Skipped, ...]: ...
+
+    def read(self, name: str) -> Array:
+        """Return one tensor as a NumPy array of a floating type, in the machine's byte order."""
+        ...
+
+
+def decode(raw: bytes | Array, dtype: str, shape: tuple[int, ...]) -> Array:
+    """Turn little-endian bytes into an array; bfloat16, unknown to NumPy, exactly into float32."""
+    values = np.frombuffer(raw, dtype=FLOAT_TYPES[dtype]).reshape(shape)
+    if dtype == "bfloat16":
+        return (values.astype(np.uint32) << 16).view(np.float32)
+    return values
+
+
+def natural_key(name: str) -> list[tuple[int, int, str]]:
+    """Sort key under which ``layers.2`` comes before ``layers.10``."""
+    return [
+        (1, int(part), "") if part.isdecimal() else (0, 0, part)
+        for part in re.split(r"(\d+)", name)
+    ]
+
+
+def totals(tensors: Iterable[Tensor]) -> tuple[int, int]:
+    """Return how many tensors there are and how many bytes, tied ones counted once."""
+    sizes = {(tensor.storage or tensor.name): tensor.nbytes for tensor in tensors}
+    return len(sizes), sum(sizes.values())
+
+
+def no_tensors(path: Path) -> CheckpointError:
+    return CheckpointError(
+        "E_NO_TENSORS", str(path), "holds no tensors", "give the file that holds the weights"
+    )

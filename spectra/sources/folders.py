@@ -1,0 +1,154 @@
+"""Folders of checkpoint files: which files make up the model, and the shards of one as one source."""
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from spectra.errors import CheckpointError
+from spectra.records import Skipped, SourceInfo
+from spectra.sources.base import Array, Source, natural_key, totals
+
+INDEX_ENDING = ".index.json"
+MAX_INDEX = 256 * 2**20
+TORCH_ENDINGS = (".bin", ".pt", ".pth", ".th", ".ckpt")
+SHARD = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})$")
+# Training leaves these beside the model; none of them holds its weights.
+NOT_WEIGHTS = re.compile(r"^(optimizer|scheduler|training_args|rng_state|scaler|random_states)")
+
+Opener = Callable[[Path], Source]
+
+
+class ShardedSource:
+    """Several files of one checkpoint as one source."""
+
+    def __init__(self, folder: Path, shards: Sequence[Source], notes: tuple[str, ...]) -> None:
+        self._home: dict[str, Source] = {}
+        tensors = []
+        for shard in shards:
+            for tensor in shard.tensors:
+                if tensor.name in self._home:
+                    other = self._home[tensor.name].info.address
+                    raise CheckpointError(
+                        "E_DUPLICATE",
+                        str(folder),
+                        f"{tensor.name!r} is in {Path(other).name} and again in"
+                        f" {Path(shard.info.address).name}",
+                        "give the file that holds the model",
+                    )
+                self._home[tensor.name] = shard
+                tensors.append(tensor)
+        self.tensors = tuple(sorted(tensors, key=lambda tensor: natural_key(tensor.name)))
+        self.ignored: tuple[Skipped, ...] = tuple(s for shard in shards for s in shard.ignored)
+        self.info = SourceInfo(
+            str(folder), f"{shards[0].info.format}, sharded", *totals(tensors), notes
+        )
+
+    def read(self, name: str) -> Array:
+        """Return one tensor from the shard that holds it."""
+        return self._home[name].read(name)
+
+
+def open_folder(folder: Path, open_file: Opener) -> Source:
+    """Open the checkpoint a folder holds: safetensors before torch files, an index before its shards."""
+    files = sorted(
+        (p for p in folder.iterdir() if p.is_file() or p.is_symlink()),
+        key=lambda p: natural_key(p.name),
+    )
+    for endings in ((".safetensors",), TORCH_ENDINGS):
+        indexes = [p for p in files if p.name.endswith(tuple(e + INDEX_ENDING for e in endings))]
+        if indexes:
+            preferred = [p for p in indexes if p.name.startswith(("model.", "pytorch_model."))]
+            return open_index((preferred or indexes)[0], open_file)
+        weights = [p for p in files if p.name.endswith(endings) and not NOT_WEIGHTS.match(p.name)]
+        if weights:
+            return _open_loose(folder, weights, open_file)
+    inside = [p.name for p in sorted(folder.iterdir()) if p.is_dir() and _holds_weights(p)]
+    advice = (
+        f"its sub-folders do: {', '.join(inside[:5])}"
+        if inside
+        else f"expected {', '.join(('.safetensors', *TORCH_ENDINGS))}"
+    )
+    raise CheckpointError("E_NO_WEIGHTS", str(folder), "holds no weight files", advice)
+
+
+def _holds_weights(folder: Path) -> bool:
+    return any(p.name.endswith((".safetensors", *TORCH_ENDINGS)) for p in folder.iterdir())
+
+
+def _open_loose(folder: Path, weights: Sequence[Path], open_file: Opener) -> Source:
+    """Open weight files that no index describes: one file, or a complete set of shards."""
+    # Some repositories ship the same model twice, as model*.safetensors and as consolidated*.
+    preferred = [p for p in weights if not p.name.startswith("consolidated")] or weights
+    if len(preferred) == 1:
+        return open_file(preferred[0])
+    matches = [SHARD.match(p.name.rsplit(".", 1)[0]) for p in preferred]
+    sets = {(m["stem"], m["count"]) for m in matches if m}
+    if None in matches or len(sets) != 1:
+        raise CheckpointError(
+            "E_AMBIGUOUS",
+            str(folder),
+            f"holds {len(preferred)} checkpoints ({', '.join(p.name for p in preferred[:4])}, ...)",
+            "give one file",
+        )
+    stem, count = sets.pop()
+    suffix = preferred[0].suffix
+    expected = [f"{stem}-{n:05d}-of-{count}{suffix}" for n in range(1, int(count) + 1)]
+    return _open_shards(folder, expected, open_file, note="shards without an index")
+
+
+def open_index(index: Path, open_file: Opener) -> Source:
+    """Open the shards an index names, all of them inside its folder and none missing."""
+    if index.stat().st_size > MAX_INDEX:
+        raise CheckpointError("E_INDEX", str(index), "is too large for an index", "check the file")
+    try:
+        weight_map = json.loads(index.read_bytes())["weight_map"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        weight_map = None
+    if not isinstance(weight_map, Mapping) or not weight_map:
+        raise _bad_index(index, "has no weight_map")
+    if not all(isinstance(name, str) for name in weight_map.values()):
+        raise _bad_index(index, "has a weight_map whose values are no file names")
+    names = sorted(set(weight_map.values()), key=natural_key)
+    source = _open_shards(index.parent, names, open_file, note=f"listed by {index.name}")
+    absent = sorted(weight_map.keys() - {tensor.name for tensor in source.tensors})
+    if absent:
+        raise _bad_index(index, f"names {len(absent)} tensors its shards lack, first {absent[0]!r}")
+    return source
+
+
+def _open_shards(folder: Path, names: Sequence[str], open_file: Opener, *, note: str) -> Source:
+    paths = [contained(folder, name) for name in names]
+    missing = [name for name, path in zip(names, paths, strict=True) if not path.is_file()]
+    if missing:
+        raise CheckpointError(
+            "E_MISSING_SHARD",
+            str(folder),
+            f"lacks {len(missing)} of {len(names)} shards: {', '.join(missing[:4])}",
+            "finish the download",
+        )
+    notes = (f"{len(names)} shards, {note}",)
+    return ShardedSource(folder, [open_file(path) for path in paths], notes)
+
+
+def contained(folder: Path, name: str) -> Path:
+    """Return ``folder / name``, refusing whatever would leave the folder.
+
+    Symbolic links may leave it only as a hub cache lays them: from a snapshot to its ``blobs``.
+    """
+    path = folder / name
+    home, target = folder.resolve(), path.resolve()
+    allowed = [home]
+    if home.parent.name == "snapshots":
+        allowed.append(home.parent.parent / "blobs")
+    plain = not Path(name).is_absolute() and ".." not in Path(name).parts
+    windows = "\\" in name or re.match(r"[A-Za-z]:", name)
+    if not plain or windows or not any(target.is_relative_to(root) for root in allowed):
+        raise CheckpointError(
+            "E_PATH", str(folder), f"names {name!r}, outside its own folder", "do not trust it"
+        )
+    return path
+
+
+def _bad_index(index: Path, reason: str) -> CheckpointError:
+    return CheckpointError("E_INDEX", str(index), reason, "download it again")

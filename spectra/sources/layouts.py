@@ -1,0 +1,170 @@
+"""Layouts: which matrices a tensor holds, and how to cut them out of it.
+
+Singular values do not care about transposition, so neither the order of a linear layer's axes nor
+transposed convolutions need a rule of their own.
+"""
+
+import dataclasses
+import re
+from collections.abc import Sequence
+
+import numpy as np
+
+from spectra.conventions import Convention
+from spectra.records import Kind, Matrix, Skipped, Tensor
+from spectra.sources.base import FLOAT_TYPES, Array
+
+# Wrappers of trainers and compilers: never part of what a layer is called.
+WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+PARALLEL = "module."
+
+EMBEDDING = re.compile(r"(^|_)emb(ed|eds|edding|eddings)?$|^(wte|wpe|shared|embed_\w+|emb_\w+)$")
+HEAD = re.compile(r"^(lm_head|embed_out|output_projection|logits|score|classification_head)$")
+# Heads only where they stand last, narrow and outermost: elsewhere these are ordinary words.
+LAST_HEAD = re.compile(r"^(fc|linear|dense|heads?|classifier|output|out|decoder|predictions)$")
+OPTIMIZER = re.compile(r"(^|\.)(optimizer|optim)(\.|_states?\.)|\.(exp_avg(_sq)?|momentum_buffer)$")
+
+CONVOLUTIONS: dict[int, Kind] = {3: "conv1d", 4: "conv2d", 5: "conv3d"}
+MAX_PEER_EIGENVALUES = 15_000
+MIN_PEER_EIGENVALUES = 8
+MAX_PEER_SIDE = 50_000
+
+
+def matrices_of(
+    tensors: Sequence[Tensor], convention: Convention
+) -> tuple[list[Matrix], list[Skipped]]:
+    """Say which matrices the tensors hold, in order, and what holds none and why.
+
+    Tied tensors (the same numbers in the same place) give one matrix with both names.
+    """
+    names = clean_names([tensor.name for tensor in tensors])
+    wide = [tensor.name for tensor in tensors if len(tensor.shape) == 2]
+    last = wide[-1] if wide else None
+    matrices: list[Matrix] = []
+    skipped: list[Skipped] = []
+    owner: dict[tuple[object, ...], int] = {}
+    for tensor, name in zip(tensors, names, strict=True):
+        if tensor.storage is not None and tensor.storage in owner:
+            first = matrices[owner[tensor.storage]]
+            skipped.append(Skipped(name, tensor.shape, f"tied to {first.name}"))
+            matrices[owner[tensor.storage]] = dataclasses.replace(
+                first, aliases=(*first.aliases, name)
+            )
+            continue
+        reason = _why_not(tensor, name, convention)
+        if reason:
+            skipped.append(Skipped(name, tensor.shape, reason))
+            continue
+        matrices.append(_matrix(tensor, name, is_last=tensor.name == last, convention=convention))
+        if tensor.storage is not None:
+            owner[tensor.storage] = len(matrices) - 1
+    return matrices, skipped
+
+
+def stack(matrix: Matrix, values: Array) -> Array:
+    """Cut a tensor into its matrices.
+
+    Parameters
+    ----------
+    matrix : Matrix
+    values : ndarray
+        The stored tensor.
+
+    Returns
+    -------
+    ndarray of shape (n_matrices, rows, columns)
+        A view where possible; rows and columns are N, M in either order.
+
+    Examples
+    --------
+    >>> kernel = np.zeros((8, 2, 3, 3))  # 8 output channels in 2 groups of 2 input channels each
+    >>> conv = Matrix("c", "c", "conv2d", kernel.shape, "float64", 0, 4, 2, 18, groups=2)
+    >>> stack(conv, kernel).shape
+    (18, 4, 2)
+    """
+    if values.ndim == 2:
+        return values[np.newaxis]
+    # Convolution (out, in/groups, *kernel) or transposed (in, out/groups, *kernel): groups cut the
+    # first axis in either case, and each kernel position is a matrix of its own.
+    first, second = values.shape[:2]
+    blocks = values.reshape(matrix.groups, first // matrix.groups, second, -1)
+    slices = np.moveaxis(blocks, -1, 1)  # (groups, kernel, rows, columns)
+    return slices.reshape(-1, first // matrix.groups, second)
+
+
+def clean_names(names: Sequence[str]) -> list[str]:
+    """Remove what wrappers put into names; ``module.`` only where every name carries it."""
+    cleaned = [WRAPPERS.sub("", name) for name in names]
+    while cleaned and all(name.startswith(PARALLEL) for name in cleaned):
+        cleaned = [name.removeprefix(PARALLEL) for name in cleaned]
+    return cleaned if len(set(cleaned)) == len(cleaned) else list(names)
+
+
+def _why_not(tensor: Tensor, name: str, convention: Convention) -> str:
+    """Return why a tensor is not analysed, or an empty string."""
+    shape = tensor.shape
+    if OPTIMIZER.search(tensor.name):
+        return "optimizer state"
+    if len(shape) < 2:
+        return "scalar" if not shape else "one-dimensional (bias, norm or scale)"
+    if 0 in shape:
+        return "empty"
+    if tensor.dtype.startswith(("int", "uint", "bool")):
+        return "integer or boolean values"
+    if len(shape) > 5:
+        return "more than five dimensions"
+    if convention.peer_layouts:
+        return _why_not_for_peer(shape, name)
+    if len(shape) > 2:
+        if "experts" in name:
+            return "stacked experts are not split yet"
+        if min(shape[0] // tensor.groups, shape[1]) == 1:
+            return "depthwise or single-channel: each kernel slice is a vector"
+    return ""
+
+
+def _why_not_for_peer(shape: tuple[int, ...], name: str) -> str:
+    if not name.endswith(".weight"):
+        return "not named *.weight (weightwatcher-0.7.7)"
+    if len(shape) not in (2, 4):
+        return "neither two nor four dimensions (weightwatcher-0.7.7)"
+    long, short = max(shape[:2]), min(shape[:2])
+    count = short * int(np.prod(shape[2:], dtype=np.int64))
+    if not MIN_PEER_EIGENVALUES <= count <= MAX_PEER_EIGENVALUES or long > MAX_PEER_SIDE:
+        return "outside the size limits (weightwatcher-0.7.7)"
+    return ""
+
+
+def _matrix(tensor: Tensor, name: str, *, is_last: bool, convention: Convention) -> Matrix:
+    groups = 1 if convention.peer_layouts or len(tensor.shape) == 2 else tensor.groups
+    rows, columns = tensor.shape[0] // groups, tensor.shape[1]
+    return Matrix(
+        name=name,
+        tensor=tensor.name,
+        kind=_kind(tensor, name, is_last=is_last),
+        shape=tensor.shape,
+        dtype=tensor.dtype,
+        nbytes=tensor.nbytes,
+        N=max(rows, columns),
+        M=min(rows, columns),
+        n_matrices=groups * int(np.prod(tensor.shape[2:], dtype=np.int64)),
+        groups=groups,
+    )
+
+
+def _kind(tensor: Tensor, name: str, *, is_last: bool) -> Kind:
+    if len(tensor.shape) > 2:
+        return CONVOLUTIONS[len(tensor.shape)]
+    path = name.removesuffix(".weight").split(".")
+    leaf = path[-1]
+    if tensor.kind == "embedding" or EMBEDDING.search(leaf):
+        return "embedding"
+    narrow = tensor.shape[0] < tensor.shape[1]
+    if HEAD.match(leaf) or (is_last and narrow and LAST_HEAD.match(path[0])):
+        return "head"
+    return "linear"
+
+
+def is_readable(matrix: Matrix) -> bool:
+    """Tell whether the stored type holds the very numbers the model computes with."""
+    return matrix.dtype in FLOAT_TYPES

@@ -1,0 +1,121 @@
+"""Weights already in memory: a live ``nn.Module``, a state dict, a dict of arrays."""
+
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from spectra.errors import WeightError
+from spectra.records import Kind, Skipped, SourceInfo, Tensor
+from spectra.sources import torch_files
+from spectra.sources.base import Array, totals
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class MemorySource:
+    """Tensors and arrays by name; nothing is copied before it is read."""
+
+    def __init__(
+        self,
+        values: Mapping[str, Any],
+        tensors: tuple[Tensor, ...],
+        info: SourceInfo,
+        ignored: tuple[Skipped, ...] = (),
+    ) -> None:
+        self._values = values
+        self.tensors = tensors
+        self.ignored = ignored
+        self.info = info
+
+    def read(self, name: str) -> Array:
+        """Return one tensor as a NumPy array."""
+        value = self._values[name]
+        return value if isinstance(value, np.ndarray) else torch_files.to_array(value)
+
+
+def open_mapping(values: Mapping[str, Any]) -> MemorySource:
+    """Open a state dict or a dict of arrays.
+
+    Raises
+    ------
+    WeightError
+        If a key is no string, a value neither array nor tensor, or there is nothing in it.
+    """
+    if not values:
+        raise WeightError("E_NO_TENSORS", "weights", "the dict is empty", "pass a state dict")
+    tensors = []
+    for name, value in values.items():
+        if not isinstance(name, str):
+            raise WeightError("E_NAME", "weights", f"the key {name!r} is no string")
+        if isinstance(value, np.ndarray):
+            place = (value.__array_interface__["data"][0], value.shape, value.strides)
+            storage = place if value.size else None
+            tensors.append(Tensor(name, value.shape, value.dtype.name, value.nbytes, storage))
+        elif _is_torch(value, "Tensor"):
+            tensors.append(torch_files.describe(name, value))
+        else:
+            raise WeightError(
+                "E_TYPE",
+                f"weights[{name!r}]",
+                f"expected an array or a tensor, got {type(value).__name__}",
+                "pass the state dict itself" if isinstance(value, Mapping) else "leave it out",
+            )
+    info = SourceInfo("<dict>", "arrays in memory", *totals(tensors))
+    return MemorySource(values, tuple(tensors), info)
+
+
+def is_module(value: object) -> bool:
+    """Tell whether `value` is a torch module, without importing torch for it."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.nn.Module)
+
+
+def _is_torch(value: object, kind: str) -> bool:
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, getattr(torch, kind))
+
+
+def open_module(module: "nn.Module") -> MemorySource:
+    """Open a live module: parameters in order, with what their modules say of them.
+
+    Parametrised weights (weight_norm and the like) are taken as the module computes with them.
+    """
+    values: dict[str, Any] = {}
+    tensors: dict[str, Tensor] = {}
+    ignored = []
+    for prefix, child in module.named_modules(remove_duplicate=False):
+        if "parametrizations" in prefix.split("."):
+            continue  # the originals; their owner lists the effective weight
+        hints = _hints(child)
+        for name, parameter in _parameters(child):
+            full = f"{prefix}.{name}" if prefix else name
+            values[full] = parameter
+            entry = torch_files.describe(full, parameter)
+            kind, groups = hints if name == "weight" else (None, 1)
+            tensors[full] = Tensor(
+                full, entry.shape, entry.dtype, entry.nbytes, entry.storage, kind, groups
+            )
+        for name, buffer in child.named_buffers(recurse=False):
+            full = f"{prefix}.{name}" if prefix else name
+            ignored.append(Skipped(full, tuple(buffer.shape), "buffer, not a parameter"))
+    if not tensors:
+        raise WeightError("E_NO_TENSORS", type(module).__name__, "the module has no parameters")
+    info = SourceInfo(f"<{type(module).__name__}>", "live module", *totals(tensors.values()))
+    return MemorySource(values, tuple(tensors.values()), info, tuple(ignored))
+
+
+def _parameters(module: "nn.Module") -> list[tuple[str, Any]]:
+    """Return the parameters a module owns, parametrised ones as it computes with them."""
+    effective = [(name, getattr(module, name)) for name in getattr(module, "parametrizations", ())]
+    return [*effective, *module.named_parameters(recurse=False)]
+
+
+def _hints(module: "nn.Module") -> tuple[Kind | None, int]:
+    import torch
+
+    if isinstance(module, torch.nn.Embedding | torch.nn.EmbeddingBag):
+        return "embedding", 1
+    return None, int(getattr(module, "groups", 1) or 1)

@@ -1,0 +1,148 @@
+"""safetensors: header first, then the bytes of one tensor at a time.
+
+The safetensors library checks the header (sizes, offsets, overlap, cover); the bytes are then read at
+the offsets it states, which needs neither torch nor a type NumPy knows. See
+docs/decisions/0005-reading-safetensors.md.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from spectra.errors import CheckpointError
+from spectra.records import Skipped, SourceInfo, Tensor
+from spectra.sources.base import Array, decode, natural_key, no_tensors, totals
+
+MAX_HEADER = 100_000_000  # the format's own limit
+
+DTYPES: Mapping[str, str] = MappingProxyType(
+    {
+        "F64": "float64",
+        "F32": "float32",
+        "F16": "float16",
+        "BF16": "bfloat16",
+        "F8_E4M3": "float8_e4m3fn",
+        "F8_E5M2": "float8_e5m2",
+        "F8_E8M0": "float8_e8m0fnu",
+        "F4": "float4_e2m1fn_x2",
+        "I64": "int64",
+        "I32": "int32",
+        "I16": "int16",
+        "I8": "int8",
+        "U64": "uint64",
+        "U32": "uint32",
+        "U16": "uint16",
+        "U8": "uint8",
+        "BOOL": "bool",
+        "C64": "complex64",
+    }
+)
+
+
+class SafetensorsFile:
+    """One safetensors file; `read` touches only the bytes of the tensor asked for."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        header, data_start = _read_header(path)
+        self._spans: dict[str, tuple[int, int]] = {}
+        tensors = []
+        for name in sorted(header.keys() - {"__metadata__"}, key=natural_key):
+            entry = header[name]
+            begin, end = entry["data_offsets"]
+            self._spans[name] = (data_start + begin, end - begin)
+            dtype = DTYPES.get(entry["dtype"], entry["dtype"].lower())
+            tensors.append(Tensor(name, tuple(entry["shape"]), dtype, end - begin))
+        if not tensors:
+            raise no_tensors(path)
+        self.tensors = tuple(tensors)
+        self._by_name = {tensor.name: tensor for tensor in tensors}
+        self.ignored: tuple[Skipped, ...] = ()
+        self.info = SourceInfo(str(path), "safetensors", *totals(tensors))
+
+    def read(self, name: str) -> Array:
+        """Return one tensor; raises `CheckpointError` when the file has changed underneath."""
+        tensor = self._by_name[name]
+        offset, nbytes = self._spans[name]
+        try:
+            raw = np.fromfile(self._path, np.uint8, count=nbytes, offset=offset)
+        except OSError as error:
+            raise CheckpointError("E_UNREADABLE", str(self._path), str(error)) from error
+        if raw.size != nbytes:
+            raise CheckpointError(
+                "E_TRUNCATED",
+                str(self._path),
+                f"ends inside {name!r}: {raw.size} of {nbytes} bytes",
+                "was it replaced during the run?",
+            )
+        return decode(raw, tensor.dtype, tensor.shape)
+
+
+def _read_header(path: Path) -> tuple[dict[str, Any], int]:
+    """Return the checked header and the position at which the data begins."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        prefix = file.read(8)
+        length = int.from_bytes(prefix, "little")
+        if len(prefix) == 8 and MAX_HEADER < length:
+            raise _bad(path, "E_HEADER_SIZE", f"claims a header of {length:,} bytes")
+        if len(prefix) < 8 or 8 + length > size:
+            raise _truncated(path, size, 8 + length)
+        raw = file.read(length)
+    try:
+        header = json.loads(raw, object_pairs_hook=_unique)
+    except _DuplicateKeyError as error:
+        raise _bad(path, "E_DUPLICATE", f"names {error.args[0]!r} twice in its header") from None
+    except (ValueError, RecursionError):
+        raise _bad(path, "E_HEADER", "has a header that is no JSON object") from None
+    try:
+        with safe_open(path, framework="np"):
+            pass
+    except (SafetensorError, OSError) as error:
+        end = _data_end(header)
+        if end is not None and 8 + length + end > size:
+            raise _truncated(path, size, 8 + length + end) from None
+        if end is not None and 8 + length + end < size:
+            surplus = size - 8 - length - end
+            raise _bad(path, "E_TRAILING", f"has {surplus} bytes after its last tensor") from None
+        reason = str(error).removeprefix("Error while deserializing header: ")
+        raise _bad(path, "E_HEADER", f"is no valid safetensors file ({reason})") from None
+    return header, 8 + length
+
+
+class _DuplicateKeyError(ValueError):
+    """A key given twice in one JSON object."""
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    table = dict(pairs)
+    if len(table) < len(pairs):
+        seen: set[str] = set()
+        for key, _ in pairs:
+            if key in seen:
+                raise _DuplicateKeyError(key)
+            seen.add(key)
+    return table
+
+
+def _data_end(header: object) -> int | None:
+    """Where the last tensor ends by the header's word, or None if the header is malformed."""
+    try:
+        entries = [v for k, v in header.items() if k != "__metadata__"]  # type: ignore[attr-defined]
+        return max(int(entry["data_offsets"][1]) for entry in entries)
+    except (AttributeError, KeyError, IndexError, TypeError, ValueError):
+        return None
+
+
+def _truncated(path: Path, have: int, need: int) -> CheckpointError:
+    reason = f"is cut short: {have:,} of {need:,} bytes"
+    return CheckpointError("E_TRUNCATED", str(path), reason, "download or copy it again")
+
+
+def _bad(path: Path, code: str, reason: str) -> CheckpointError:
+    return CheckpointError(code, str(path), reason, "download it again, or save it anew")

@@ -1,0 +1,266 @@
+"""Files of ``torch.save`` (.pt .pth .th .bin .ckpt), always with ``weights_only=True``.
+
+Large zip archives are listed without their data and read tensor by tensor, after a check that each
+record is stored plainly and in full: torch's own memory-mapped path takes a short or compressed
+record for numbers without a word (torch 2.13). Small and legacy ones are loaded whole.
+"""
+
+import argparse
+import pathlib
+import re
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from spectra.errors import CheckpointError
+from spectra.records import Skipped, SourceInfo, Tensor
+from spectra.sources.base import FLOAT_TYPES, Array, no_tensors, totals
+
+if TYPE_CHECKING:
+    import torch
+
+LAZY_FROM = 64 * 2**20
+"""Archives at least this large are read tensor by tensor; listing them costs about a second."""
+
+ROOTS = (
+    "state_dict",
+    "model_state_dict",
+    "model_state",
+    "model",
+    "module",
+    "ema",
+    "model_ema",
+    "net",
+    "network",
+    "params",
+    "weights",
+)
+OPTIMIZER_KEY = re.compile(r"optim|scheduler|scaler|^lr_", re.IGNORECASE)
+
+
+class TorchFile:
+    """One file of ``torch.save``; ``root`` names the entry in which the state dict was found."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        records = _check_archive(path) if zipfile.is_zipfile(path) else None
+        lazy = records is not None and path.stat().st_size >= LAZY_FROM
+        tree = _load(path, lazy=lazy)
+        root, state, self.ignored = _find_state(tree)
+        self._tensors = dict(_flatten(state))
+        if not self._tensors:
+            raise no_tensors(path)
+        self.tensors = tuple(describe(name, tensor) for name, tensor in self._tensors.items())
+        if lazy and records is not None:
+            for name, tensor in self._tensors.items():
+                _check_record(path, name, tensor, records)
+        notes = (f"state dict found under {root!r}",) if root else ()
+        self.info = SourceInfo(
+            str(path),
+            "torch zip" if records is not None else "torch legacy",
+            *totals(self.tensors),
+            notes,
+        )
+        self._lazy = lazy
+
+    def read(self, name: str) -> Array:
+        """Return one tensor, from the file where it was not loaded whole."""
+        tensor = self._tensors[name]
+        return to_array(_materialise(self._path, tensor) if self._lazy else tensor)
+
+
+def describe(name: str, tensor: "torch.Tensor") -> Tensor:
+    """Return the header entry of a tensor; ``storage`` is equal for tied tensors."""
+    import torch
+
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    if tensor.layout != torch.strided or tensor.is_quantized:
+        return Tensor(name, tuple(tensor.shape), f"{dtype} ({tensor.layout})", 0)
+    storage = tensor.untyped_storage()
+    lazy_offset = getattr(storage, "_checkpoint_offset", None)
+    place = lazy_offset if lazy_offset is not None else _data_pointer(tensor)
+    key = None if place is None else (place, tensor.storage_offset(), *tensor.shape)
+    key = None if key is None else (*key, *tensor.stride())
+    return Tensor(name, tuple(tensor.shape), dtype, tensor.numel() * tensor.itemsize, key)
+
+
+def _data_pointer(tensor: "torch.Tensor") -> int | None:
+    if tensor.device.type == "meta" or tensor.numel() == 0:
+        return None
+    return tensor.untyped_storage().data_ptr()
+
+
+def to_array(tensor: "torch.Tensor") -> Array:
+    """Return a torch tensor as a NumPy array; half precisions go exactly to float32."""
+    import torch
+
+    tensor = tensor.detach().cpu()
+    if tensor.dtype in (torch.float16, torch.bfloat16):
+        tensor = tensor.to(torch.float32)
+    array: Array = tensor.resolve_conj().resolve_neg().numpy()
+    return array
+
+
+def _load(path: Path, *, lazy: bool) -> object:
+    """Run torch's restricted unpickler; with `lazy`, tensors carry offsets instead of data."""
+    import contextlib
+
+    import torch
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    fake: contextlib.AbstractContextManager[object] = (
+        FakeTensorMode() if lazy else contextlib.nullcontext()  # type: ignore[no-untyped-call]
+    )
+    device = None if lazy else "cpu"
+    try:
+        with torch.serialization.safe_globals(_harmless()), fake:
+            return torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:
+        raise _explain(path, error) from error
+
+
+def _harmless() -> list[Any]:
+    """Classes that trainers put beside weights and that do nothing when unpickled."""
+    kinds = {type(np.dtype(code)) for code in "?bBhHiIlLqQefdg"}
+    return [
+        argparse.Namespace,
+        pathlib.PurePosixPath,
+        pathlib.PosixPath,
+        np.dtype,
+        np._core.multiarray.scalar,  # type: ignore[attr-defined]
+        (np._core.multiarray.scalar, "numpy.core.multiarray.scalar"),  # type: ignore[attr-defined]
+        *kinds,
+    ]
+
+
+def _explain(path: Path, error: Exception) -> CheckpointError:
+    text = str(error)
+    if "TorchScript" in text:
+        return CheckpointError(
+            "E_FORMAT",
+            str(path),
+            "is a TorchScript program, which is not run",
+            "save its state_dict() with torch.save, or as safetensors",
+        )
+    unsafe = re.findall(r"(?:Unsupported global: GLOBAL|Trying to load unsupported GLOBAL) (\S+)", text)
+    if unsafe or "weights_only" in text.lower() or "Unsupported" in text:
+        what = ", ".join(sorted(set(unsafe))) or "something that is no tensor"
+        return CheckpointError(
+            "E_UNSAFE",
+            str(path),
+            f"asks to run code ({what}), which is never done",
+            "save model.state_dict() instead of the whole object, or use safetensors",
+        )
+    if isinstance(error, EOFError) or "end of file" in text or "unexpected EOF" in text:
+        return CheckpointError(
+            "E_TRUNCATED", str(path), "ends too early", "download or copy it again"
+        )
+    first = text.strip().splitlines()[0][:200] if text.strip() else type(error).__name__
+    return CheckpointError(
+        "E_ARCHIVE", str(path), f"cannot be read as a torch file ({first})", "save it anew"
+    )
+
+
+def _check_archive(path: Path) -> Mapping[int, zipfile.ZipInfo]:
+    """Return the records of a zip archive by where their data begins."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            records = archive.infolist()
+    except (zipfile.BadZipFile, OSError) as error:
+        raise CheckpointError(
+            "E_ARCHIVE", str(path), f"is a damaged zip archive ({error})", "save it anew"
+        ) from error
+    names = [record.filename for record in records]
+    if not any(name.endswith("/data.pkl") or name == "data.pkl" for name in names):
+        kind = "a torch.export program" if any("archive_format" in n for n in names) else "a zip"
+        raise CheckpointError(
+            "E_FORMAT",
+            str(path),
+            f"is {kind}, not a torch checkpoint (no data.pkl inside)",
+            "save a state dict with torch.save, or as safetensors",
+        )
+    starts = {}
+    with path.open("rb") as file:
+        for record in records:
+            # The data begins after a local header whose extra field only that header knows.
+            file.seek(record.header_offset + 26)
+            sizes = file.read(4)
+            begin = record.header_offset + 30 + int.from_bytes(sizes[:2], "little")
+            starts[begin + int.from_bytes(sizes[2:], "little")] = record
+    return starts
+
+
+def _check_record(
+    path: Path, name: str, tensor: "torch.Tensor", records: Mapping[int, zipfile.ZipInfo]
+) -> None:
+    storage = tensor.untyped_storage()
+    record = records.get(storage._checkpoint_offset or -1)
+    plain = record is not None and record.compress_type == zipfile.ZIP_STORED
+    if not plain or record is None or record.flag_bits & 1 or record.file_size != storage.nbytes():
+        raise CheckpointError(
+            "E_ARCHIVE",
+            str(path),
+            f"the record of {name!r} is short, compressed or encrypted",
+            "save it anew with torch.save",
+        )
+
+
+def _materialise(path: Path, tensor: "torch.Tensor") -> "torch.Tensor":
+    """Read the stretch of storage that a lazily listed tensor spans."""
+    import torch
+
+    if tensor.numel() == 0:
+        return torch.zeros(tensor.shape, dtype=tensor.dtype)
+    steps = zip(tensor.shape, tensor.stride(), strict=True)
+    span = 1 + sum((size - 1) * stride for size, stride in steps)
+    begin = tensor.untyped_storage()._checkpoint_offset or 0
+    begin += tensor.storage_offset() * tensor.itemsize
+    raw = np.fromfile(path, np.uint8, count=span * tensor.itemsize, offset=begin)
+    if raw.size != span * tensor.itemsize:
+        raise CheckpointError("E_TRUNCATED", str(path), "ends inside a tensor", "copy it again")
+    flat = torch.from_numpy(raw).view(tensor.dtype)
+    return flat.as_strided(tensor.shape, tensor.stride())
+
+
+def _find_state(tree: object) -> tuple[str, object, tuple[Skipped, ...]]:
+    """Return the root's name, the state dict, and what else held tensors."""
+    if not isinstance(tree, Mapping):
+        return "", tree, ()
+    direct = any(_is_tensor(value) for value in tree.values())
+    roots = [r for r in ROOTS if isinstance(tree.get(r), Mapping) and any(_flatten(tree[r]))]
+    root = "" if direct or not roots else roots[0]
+    ignored, kept = [], {}
+    for key, value in tree.items():
+        count = sum(1 for _ in _flatten(value))
+        if root and key != root and count:
+            what = "optimizer state" if OPTIMIZER_KEY.search(str(key)) else f"beside {root!r}"
+        elif not root and count and not _is_tensor(value) and OPTIMIZER_KEY.search(str(key)):
+            what = "optimizer state"
+        else:
+            kept[key] = value
+            continue
+        ignored.append(Skipped(f"{key}.*", (), f"{what} ({count} tensors)"))
+    if not root:
+        return "", kept, tuple(ignored)
+    inner, state, more = _find_state(tree[root])
+    return f"{root}.{inner}" if inner else root, state, (*ignored, *more)
+
+
+def _flatten(tree: object, prefix: str = "") -> Iterator[tuple[str, "torch.Tensor"]]:
+    if _is_tensor(tree):
+        yield prefix or "tensor", tree
+    elif isinstance(tree, Mapping):
+        for key, value in tree.items():
+            yield from _flatten(value, f"{prefix}.{key}" if prefix else str(key))
+    elif isinstance(tree, list | tuple):
+        for position, value in enumerate(tree):
+            yield from _flatten(value, f"{prefix}.{position}" if prefix else str(position))
+
+
+def _is_tensor(value: object) -> Any:  # noqa: ANN401 - a type guard for a type not imported here
+    import torch
+
+    return isinstance(value, torch.Tensor)
