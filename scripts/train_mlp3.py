@@ -21,6 +21,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+import spectra
+
 LEARNING_RATE = 0.16
 BATCH = 32
 PATIENCE = 3
@@ -117,6 +119,8 @@ def main() -> None:
     }
     args.out.parent.mkdir(parents=True, exist_ok=True)
     save_file({k: v.contiguous() for k, v in model.state_dict().items()}, args.out)
+    layers = spectra.analyze(args.out).layers
+    record["alpha"] = {x.name: round(x["alpha"], 9) for x in layers if x.status == "ok"}
     args.out.with_suffix(".json").write_text(json.dumps(record, indent=2) + "\n")
     print(json.dumps(record, indent=2))
 

@@ -1,4 +1,4 @@
-"""Weight-matrix spectral diagnostics: how good are these weights, layer by layer, with no data?
+"""Spectral diagnostics of neural networks: how good are these weights, with no data at all.
 
 >>> import spectra
 >>> report = spectra.analyze("model.safetensors")  # doctest: +SKIP
@@ -39,7 +39,7 @@ _HOMES = {
     "ModelReport": "records",
     "Status": "records",
 }
-__all__ = ["__version__", *_HOMES]  # noqa: PLE0604
+__all__ = ["__version__", *_HOMES]
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the name stands for

@@ -13,7 +13,7 @@ import numpy as np
 
 import spectra
 from spectra import conventions, engine, tails
-from spectra.conventions import FLOAT32_EPS, Convention
+from spectra.conventions import Convention
 from spectra.errors import AnalysisInterrupted, SelectionError
 from spectra.metrics import METRICS, Metric, evaluate
 from spectra.records import (
@@ -26,7 +26,6 @@ from spectra.records import (
     SourceInfo,
     Spectrum,
     Status,
-    TailFit,
     Value,
     unknown_name,
 )
@@ -149,7 +148,9 @@ def analyze(
     finished: dict[int, LayerReport] = {}
     interrupted = False
     try:
-        for position, report in _diagnose(opened, stock.matrices, rules, estimator, device, metrics):
+        for position, report in _diagnose(
+            opened, stock.matrices, rules, estimator, device, metrics
+        ):
             finished[position] = report
             if progress:
                 done = sum(engine.operations(stock.matrices[i]) for i in finished)

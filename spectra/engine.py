@@ -9,16 +9,12 @@ import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from spectra.errors import CheckpointError, DeviceError
 from spectra.records import Matrix, Spectrum, Status
-
-if TYPE_CHECKING:
-    import torch
 
 BATCH_BYTES = 64 * 2**20
 """Matrices of equal shape are solved together up to this many bytes in float64."""
@@ -28,6 +24,7 @@ CERTIFICATE = 1e-9
 
 FLOAT64_EPS = float(np.finfo(np.float64).eps)
 
+Float64 = npt.NDArray[np.float64]
 Stack = npt.NDArray[np.floating]  # (n_matrices, rows, columns)
 Read = Callable[[Matrix], Stack]
 
@@ -123,7 +120,7 @@ def decompose(
         A matrix that fails takes no other with it.
     """
     for batch in batches:
-        stacks: list[npt.NDArray[np.float64]] = []
+        stacks: list[Float64] = []
         exponents: list[int] = []
         positions: list[int] = []
         for matrix, position in zip(batch.matrices, batch.positions, strict=True):
@@ -144,10 +141,13 @@ def decompose(
         for position, exponent, end, size in zip(positions, exponents, ends, sizes, strict=True):
             part = slice(end - size, end)
             solver = "svd" if "svd" in used[part] else "gram"
-            yield position, _spectrum(batch, values[part], float(norms[part].sum()), exponent, solver)
+            yield (
+                position,
+                _spectrum(batch, values[part], float(norms[part].sum()), exponent, solver),
+            )
 
 
-def _prepare(matrix: Matrix, read: Read) -> tuple[npt.NDArray[np.float64], int] | Failure:
+def _prepare(matrix: Matrix, read: Read) -> tuple[Float64, int] | Failure:
     """Read a matrix as float64, tall, with its largest entry brought near 1 by a power of two.
 
     LAPACK returns NaN without a word for infinite and for huge entries; squares of tiny ones vanish.
@@ -174,8 +174,8 @@ def _count_non_finite(stack: Stack) -> str:
 
 
 def _eigenvalues(
-    stack: npt.NDArray[np.float64], device: str, resolution: float
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], list[str]]:
+    stack: Float64, device: str, resolution: float
+) -> tuple[Float64, Float64, list[str]]:
     """Return for each W its ascending eigenvalues (n, M), ‖W‖²_F (n,), and the solver used."""
     norms = np.einsum("kij,kij->k", stack, stack)
     try:
@@ -191,7 +191,7 @@ def _eigenvalues(
     return np.maximum(values, 0.0, out=values), norms, used
 
 
-def _gram(stack: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def _gram(stack: Float64) -> Float64:
     grams = np.empty((len(stack), stack.shape[2], stack.shape[2]))
     for matrix, gram in zip(stack, grams, strict=True):
         # NumPy gives a product with the own transpose to BLAS' symmetric kernel: half the work.
@@ -199,21 +199,22 @@ def _gram(stack: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return grams
 
 
-def _svd(matrix: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def _svd(matrix: Float64) -> Float64:
     try:
-        return np.linalg.svd(matrix, compute_uv=False)[::-1] ** 2
+        singular: Float64 = np.linalg.svd(matrix, compute_uv=False)[::-1]
     except np.linalg.LinAlgError:
         return np.full(matrix.shape[1], np.nan)
+    return singular**2
 
 
-def _residual(squared_norm: float, eigenvalues: npt.NDArray[np.float64]) -> float:
+def _residual(squared_norm: float, eigenvalues: Float64) -> float:
     difference = abs(float(np.sum(eigenvalues)) - squared_norm)
     return difference / squared_norm if squared_norm else difference
 
 
 def _spectrum(
     batch: Batch,
-    values: npt.NDArray[np.float64],
+    values: Float64,
     squared_norm: float,
     exponent: int,
     solver: str,
@@ -238,18 +239,16 @@ def _spectrum(
     )
 
 
-def _on_torch(
-    stack: npt.NDArray[np.float64], device: str
-) -> npt.NDArray[np.float64]:
+def _on_torch(stack: Float64, device: str) -> Float64:
     """Solve on a torch device; the same code runs on torch's CPU for the tests."""
     import torch
 
     on_device: torch.Tensor = torch.from_numpy(stack).to(device)
     try:
         solved = torch.linalg.eigvalsh(on_device.mT @ on_device).cpu()
-    except torch.linalg.LinAlgError as error:
+    except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
         raise np.linalg.LinAlgError(str(error)) from error
-    values: npt.NDArray[np.float64] = solved.numpy()
+    values: Float64 = solved.numpy()
     return values
 
 

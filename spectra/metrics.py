@@ -98,7 +98,7 @@ def alpha_hat(spectrum: Spectrum, fit: TailFit) -> float:
 
 
 def stable_rank(spectrum: Spectrum, fit: TailFit) -> float:
-    """Return ‖W‖²_F / ‖W‖²_2 = Σλ / λ_max; between 1 and the rank (of one slice).
+    """Return ‖W‖²_F / ‖W‖²_2 = Σλ / λ_max, between 1 and the number of eigenvalues.
 
     Examples
     --------
@@ -316,6 +316,8 @@ def evaluate(
     fitted = fit.status is Status.OK
     positive = spectrum.eigenvalues.size > 0 and spectrum.eigenvalues[-1] > 0
     return {
-        name: metric.compute(spectrum, fit) if positive and (fitted or not metric.of_tail) else math.nan
+        name: metric.compute(spectrum, fit)
+        if positive and (fitted or not metric.of_tail)
+        else math.nan
         for name, metric in metrics.items()
     }

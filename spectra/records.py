@@ -37,7 +37,7 @@ class Status(StrEnum):
 
 STATUS_TEXT: Mapping[Status, str] = {
     Status.OK: "fitted",
-    Status.TOO_FEW_EIGENVALUES: "too few non-zero eigenvalues for a power-law fit",
+    Status.TOO_FEW_EIGENVALUES: "too few eigenvalues to fit",
     Status.NON_FINITE: "holds NaN or infinite weights",
     Status.ZERO: "all weights are zero",
     Status.DEGENERATE: "rank one, or all singular values equal: no spectrum to fit",

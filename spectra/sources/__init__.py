@@ -4,6 +4,7 @@
 """
 
 import difflib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -120,3 +121,14 @@ def _not_found(path: Path) -> CheckpointError:
         close = difflib.get_close_matches(path.name, [p.name for p in parent.iterdir()], n=2)
     advice = f"did you mean {' or '.join(close)}?" if close else "give a file or folder"
     return CheckpointError("E_NOT_FOUND", str(path), "does not exist", advice)
+
+
+def demo_model() -> Path:
+    """Return the file of the shipped model: the SETOL paper's perceptron, trained on MNIST."""
+    return Path(__file__).parents[1] / "data" / "mlp3_mnist.safetensors"
+
+
+def demo_record() -> dict[str, Any]:
+    """Return how the shipped model was trained, its errors, and its layers' alpha."""
+    record: dict[str, Any] = json.loads(demo_model().with_suffix(".json").read_text("utf-8"))
+    return record

@@ -27,13 +27,19 @@ class Source(Protocol):
     """
 
     @property
-    def info(self) -> SourceInfo: ...
+    def info(self) -> SourceInfo:
+        """What the source is and how much it holds."""
+        ...
 
     @property
-    def tensors(self) -> tuple[Tensor, ...]: ...
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Every tensor, in checkpoint order."""
+        ...
 
     @property
-    def ignored(self) -> tuple[Skipped, ...]: ...
+    def ignored(self) -> tuple[Skipped, ...]:
+        """What is beside the model's weights."""
+        ...
 
     def read(self, name: str) -> Array:
         """Return one tensor as a NumPy array of a floating type, in the machine's byte order."""
@@ -63,6 +69,7 @@ def totals(tensors: Iterable[Tensor]) -> tuple[int, int]:
 
 
 def no_tensors(path: Path) -> CheckpointError:
+    """Build the error for a file that is readable and holds nothing to analyse."""
     return CheckpointError(
         "E_NO_TENSORS", str(path), "holds no tensors", "give the file that holds the weights"
     )

@@ -15,7 +15,9 @@ from spectra.records import Kind, Matrix, Skipped, Tensor
 from spectra.sources.base import FLOAT_TYPES, Array
 
 # Wrappers of trainers and compilers: never part of what a layer is called.
-WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+WRAPPERS = re.compile(
+    r"(?:^|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
+)
 PARALLEL = "module."
 
 EMBEDDING = re.compile(r"(^|_)emb(ed|eds|edding|eddings)?$|^(wte|wpe|shared|embed_\w+|emb_\w+)$")

@@ -89,7 +89,7 @@ def _read_header(path: Path) -> tuple[dict[str, Any], int]:
     with path.open("rb") as file:
         prefix = file.read(8)
         length = int.from_bytes(prefix, "little")
-        if len(prefix) == 8 and MAX_HEADER < length:
+        if len(prefix) == 8 and length > MAX_HEADER:
             raise _bad(path, "E_HEADER_SIZE", f"claims a header of {length:,} bytes")
         if len(prefix) < 8 or 8 + length > size:
             raise _truncated(path, size, 8 + length)

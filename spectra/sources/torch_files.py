@@ -17,7 +17,7 @@ import numpy as np
 
 from spectra.errors import CheckpointError
 from spectra.records import Skipped, SourceInfo, Tensor
-from spectra.sources.base import FLOAT_TYPES, Array, no_tensors, totals
+from spectra.sources.base import Array, no_tensors, totals
 
 if TYPE_CHECKING:
     import torch
@@ -112,7 +112,7 @@ def _load(path: Path, *, lazy: bool) -> object:
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     fake: contextlib.AbstractContextManager[object] = (
-        FakeTensorMode() if lazy else contextlib.nullcontext()  # type: ignore[no-untyped-call]
+        FakeTensorMode() if lazy else contextlib.nullcontext()
     )
     device = None if lazy else "cpu"
     try:
@@ -145,7 +145,9 @@ def _explain(path: Path, error: Exception) -> CheckpointError:
             "is a TorchScript program, which is not run",
             "save its state_dict() with torch.save, or as safetensors",
         )
-    unsafe = re.findall(r"(?:Unsupported global: GLOBAL|Trying to load unsupported GLOBAL) (\S+)", text)
+    unsafe = re.findall(
+        r"(?:Unsupported global: GLOBAL|Trying to load unsupported GLOBAL) (\S+)", text
+    )
     if unsafe or "weights_only" in text.lower() or "Unsupported" in text:
         what = ", ".join(sorted(set(unsafe))) or "something that is no tensor"
         return CheckpointError(
@@ -198,8 +200,14 @@ def _check_record(
 ) -> None:
     storage = tensor.untyped_storage()
     record = records.get(storage._checkpoint_offset or -1)
+    reach = (int(tensor.storage_offset()) + _span(tensor)) * tensor.itemsize
     plain = record is not None and record.compress_type == zipfile.ZIP_STORED
-    if not plain or record is None or record.flag_bits & 1 or record.file_size != storage.nbytes():
+    if (
+        not plain
+        or record is None
+        or record.flag_bits & 1
+        or not reach <= storage.nbytes() == record.file_size
+    ):
         raise CheckpointError(
             "E_ARCHIVE",
             str(path),
@@ -214,15 +222,20 @@ def _materialise(path: Path, tensor: "torch.Tensor") -> "torch.Tensor":
 
     if tensor.numel() == 0:
         return torch.zeros(tensor.shape, dtype=tensor.dtype)
-    steps = zip(tensor.shape, tensor.stride(), strict=True)
-    span = 1 + sum((size - 1) * stride for size, stride in steps)
+    span = _span(tensor)
     begin = tensor.untyped_storage()._checkpoint_offset or 0
-    begin += tensor.storage_offset() * tensor.itemsize
+    begin += int(tensor.storage_offset()) * tensor.itemsize
     raw = np.fromfile(path, np.uint8, count=span * tensor.itemsize, offset=begin)
     if raw.size != span * tensor.itemsize:
         raise CheckpointError("E_TRUNCATED", str(path), "ends inside a tensor", "copy it again")
     flat = torch.from_numpy(raw).view(tensor.dtype)
     return flat.as_strided(tensor.shape, tensor.stride())
+
+
+def _span(tensor: "torch.Tensor") -> int:
+    """Return how many elements of its storage a tensor reaches over."""
+    steps = zip(tensor.shape, tensor.stride(), strict=True)
+    return 1 + sum((int(size) - 1) * int(stride) for size, stride in steps)
 
 
 def _find_state(tree: object) -> tuple[str, object, tuple[Skipped, ...]]:
@@ -249,7 +262,7 @@ def _find_state(tree: object) -> tuple[str, object, tuple[Skipped, ...]]:
     return f"{root}.{inner}" if inner else root, state, (*ignored, *more)
 
 
-def _flatten(tree: object, prefix: str = "") -> Iterator[tuple[str, "torch.Tensor"]]:
+def _flatten(tree: Any, prefix: str = "") -> Iterator[tuple[str, "torch.Tensor"]]:  # noqa: ANN401
     if _is_tensor(tree):
         yield prefix or "tensor", tree
     elif isinstance(tree, Mapping):

@@ -1,0 +1,279 @@
+"""The command line: arguments, progress and exit codes, nothing else.
+
+Exit codes: 0 done, 2 wrong usage, 3 input unreadable or refused, 4 done but layers failed and
+--strict was given, 130 interrupted.
+"""
+
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from spectra import __version__
+from spectra.errors import AnalysisInterrupted, SelectionError, SpectraError
+
+if TYPE_CHECKING:
+    from spectra.records import ModelReport
+
+EXIT_INPUT = 3
+EXIT_LAYERS = 4
+EXIT_INTERRUPTED = 130
+PLAIN_PROGRESS_SECONDS = 10
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class Group(click.Group):
+    """Shows errors of the library in one line, with the exit code they stand for."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Run the command; end with an exit code where the library raises."""
+        try:
+            return super().invoke(ctx)
+        except SpectraError as error:
+            if ctx.params.get("debug"):
+                traceback.print_exc()
+            click.echo(f"error[{error.code}] {_one_line(str(error))}", err=True)
+            # A mistyped name is usage; whatever the input holds is input.
+            ctx.exit(2 if isinstance(error, SelectionError) else EXIT_INPUT)
+        except KeyboardInterrupt:
+            click.echo("interrupted", err=True)
+            ctx.exit(EXIT_INTERRUPTED)
+
+
+def _one_line(text: str) -> str:
+    """Escape what would break the line or drive the terminal; file and tensor names may hold it."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+@click.group(
+    cls=Group,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 90},
+    epilog="Start with: spectra demo. Then: spectra analyze model.safetensors",
+)
+@click.version_option(__version__, prog_name="spectra")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+def main(debug: bool) -> None:
+    """Tell how good weights are, layer by layer, with no data.
+
+    Reads a trained network's weight matrices and tells from their spectra how well each layer is
+    trained: the power-law exponent alpha (2 to 6 in well-trained layers, lower is better down
+    to 2), alpha-hat, the ERG condition, norms and ranks.
+    """
+
+
+def selection(command: Command) -> Command:
+    """Add the options that say which layers are meant, and by which rules."""
+    options = [
+        click.option(
+            "--convention",
+            metavar="NAME",
+            default="htsr",
+            show_default=True,
+            help="What is counted and how: htsr, or weightwatcher-0.7.7 for that program's numbers.",
+        ),
+        click.option(
+            "--layers",
+            metavar="GLOB",
+            multiple=True,
+            help="Only layers whose name matches, as 'encoder.*'; may be repeated.",
+        ),
+        click.option(
+            "--exclude", metavar="GLOB", multiple=True, help="All but these; may be repeated."
+        ),
+        click.option(
+            "--rows",
+            metavar="N",
+            type=click.IntRange(min=0),
+            default=60,
+            show_default=True,
+            help="Most rows of the table; the layers that most need a look stay. 0: all.",
+        ),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def output(command: Command) -> Command:
+    """Add the options of an analysis: how it is computed and where its results go."""
+    options = [
+        click.option(
+            "--estimator",
+            metavar="NAME",
+            default="csn",
+            show_default=True,
+            help="How alpha is estimated (csn: maximum likelihood, xmin of least KS distance).",
+        ),
+        click.option(
+            "--device",
+            metavar="NAME",
+            default="auto",
+            show_default=True,
+            help="auto, cpu, cuda or cuda:1.",
+        ),
+        click.option(
+            "--seed",
+            type=int,
+            default=0,
+            show_default=True,
+            help="Recorded; nothing is random yet.",
+        ),
+        click.option(
+            "--json", "json_file", metavar="FILE", help="Write everything as JSON; - for stdout."
+        ),
+        click.option(
+            "--csv", "csv_file", metavar="FILE", help="Write one row a layer as CSV; - for stdout."
+        ),
+        click.option(
+            "--plots",
+            metavar="DIR",
+            type=click.Path(file_okay=False, path_type=Path),
+            help="Write a picture of every spectrum, and of alpha by depth.",
+        ),
+        click.option("--strict", is_flag=True, help="Exit with 4 if a layer has no numbers."),
+        click.option("--quiet", is_flag=True, help="No table and no progress."),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@main.command()
+@click.argument("source", metavar="SOURCE")
+@selection
+@output
+def analyze(source: str, **options: Any) -> None:  # noqa: ANN401 - click's own values
+    r"""Diagnose the weights in SOURCE, layer by layer.
+
+    SOURCE is a checkpoint: a safetensors or torch file (.pt .pth .th .bin .ckpt), an index of
+    shards, or a folder that holds one. Nothing in it is ever run.
+
+    \b
+    Examples:
+      spectra analyze model.safetensors
+      spectra analyze checkpoint.pt --layers 'encoder.*' --plots figures
+      spectra analyze model/ --json - --quiet | jq .summary.alpha
+
+    Exit codes: 0 done; 2 wrong usage; 3 SOURCE cannot be read, or is refused; 4 some layers have
+    no numbers and --strict was given; 130 interrupted (what was done is written, and marked).
+    """
+    _run(source, **options)
+
+
+@main.command()
+@selection
+@output
+def demo(**options: Any) -> None:  # noqa: ANN401 - click's own values
+    """Analyze the model that ships with spectra: no argument needed.
+
+    A three-layer perceptron (784-300-100-10) trained on MNIST as in the SETOL paper.
+    """
+    from spectra import sources
+
+    record = sources.demo_record()
+    if not options["quiet"] and "-" not in (options["json_file"], options["csv_file"]):
+        click.echo(
+            f"A {record['architecture'].split(',')[0]} perceptron, trained on MNIST as in"
+            f" arXiv 2507.17912:\ntest error {record['test_error']:.2%} (the paper: 1.64 %), and"
+            " the paper's alpha for its layers: fc1 2.47, fc2 2.30.\n"
+        )
+    _run(sources.demo_model(), **options)
+
+
+@main.command()
+@click.argument("source", metavar="SOURCE")
+@selection
+@click.option("--json", "json_file", metavar="FILE", help="Write it as JSON; - for stdout.")
+def describe(
+    source: str,
+    json_file: str | None,
+    rows: int,
+    convention: str,
+    layers: Sequence[str],
+    exclude: Sequence[str],
+) -> None:
+    """List what an analysis of SOURCE would take and skip, and its cost, without running it.
+
+    Reads headers alone where the format has them (safetensors, large torch zip files).
+    """
+    from rich.console import Console
+
+    from spectra import analysis
+    from spectra.reports import inventory_json, terminal
+
+    stock = analysis.describe(source, convention=convention, layers=layers, exclude=exclude)
+    if json_file:
+        _write(json_file, inventory_json(stock))
+    if json_file != "-":
+        terminal.show_inventory(stock, Console(), rows=rows)
+
+
+@main.command()
+def doctor() -> None:
+    """Show versions and devices, and check the arithmetic of this machine."""
+    from spectra.cli import checks
+
+    sys.exit(0 if checks.run() else 1)
+
+
+def _run(source: str | Path, **options: Any) -> None:  # noqa: ANN401 - passed on
+    """Analyze, write what was asked for, and leave with the right exit code."""
+    from spectra import analysis
+    from spectra.cli.progress import progress_bar
+
+    rows, quiet, strict = options.pop("rows"), options.pop("quiet"), options.pop("strict")
+    files = {key: options.pop(key) for key in ("json_file", "csv_file", "plots")}
+    if files["json_file"] == "-" == files["csv_file"]:
+        raise click.UsageError("--json and --csv cannot both write to standard output")
+    interrupted = False
+    try:
+        with progress_bar(quiet=quiet) as progress:
+            report = analysis.analyze(str(source), progress=progress, **options)
+    except AnalysisInterrupted as stop:
+        report, interrupted = stop.report, True
+    _deliver(report, rows=rows, quiet=quiet, **files)
+    if interrupted:
+        sys.exit(EXIT_INTERRUPTED)
+    if strict and report.summary["n_failed"]:
+        sys.exit(EXIT_LAYERS)
+
+
+def _deliver(
+    report: "ModelReport",
+    *,
+    rows: int,
+    quiet: bool,
+    json_file: str | None,
+    csv_file: str | None,
+    plots: Path | None,
+) -> None:
+    from rich.console import Console
+
+    from spectra.reports import terminal, to_csv, to_json
+
+    if json_file:
+        _write(json_file, to_json(report))
+    if csv_file:
+        _write(csv_file, to_csv(report))
+    if not quiet:
+        # With data on standard output the table goes where a person looks: standard error.
+        terminal.show_report(report, Console(stderr="-" in (json_file, csv_file)), rows=rows)
+    if plots:
+        from spectra.reports.plots import save_plots
+
+        written = sum(1 for _ in save_plots(report, plots))
+        if not quiet:
+            click.echo(f"{written} pictures in {plots}", err=True)
+
+
+def _write(file: str, text: str) -> None:
+    from spectra.reports.tables import write_text
+
+    if file == "-":
+        click.echo(text, nl=False)
+    else:
+        write_text(Path(file), text)

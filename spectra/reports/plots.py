@@ -1,0 +1,171 @@
+"""Pictures, the only module that knows matplotlib: take a record and an Axes, return the Axes."""
+
+import hashlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from spectra.analysis import OVER_TRAINED, UNDER_TRAINED
+from spectra.errors import CheckpointError
+from spectra.records import LayerReport, ModelReport, Status
+
+BINS = 60
+FORMATS = ("png", "svg", "pdf")
+# Okabe & Ito's colours, told apart by every kind of colour vision.
+BLUE, ORANGE, GREEN, PINK, GREY = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#777777"
+KIND_STYLE = {
+    "linear": (BLUE, "o"),
+    "conv1d": (GREEN, "^"),
+    "conv2d": (GREEN, "s"),
+    "conv3d": (GREEN, "D"),
+    "embedding": (PINK, "v"),
+    "head": (ORANGE, "P"),
+}
+
+
+def plot_esd(layer: LayerReport, ax: Axes | None = None) -> Axes:
+    """Draw a layer's eigenvalue density, log-log, with its power law, xmin and ERG cut.
+
+    Parameters
+    ----------
+    layer : LayerReport
+        With a spectrum; without a fit only the density is drawn.
+    ax : Axes, optional
+        Drawn into; a new figure when left out.
+
+    Returns
+    -------
+    Axes
+
+    Raises
+    ------
+    ValueError
+        If the layer has no spectrum.
+    """
+    if layer.spectrum is None:
+        raise ValueError(f"layer {layer.name!r} has no spectrum ({layer.status})")
+    ax = ax if ax is not None else _new_axes()
+    values = layer.spectrum.eigenvalues
+    values = values[values > layer.spectrum.floor]
+    if values.size > 1 and values[-1] > values[0]:
+        edges = np.geomspace(values[0], values[-1], min(BINS, max(8, values.size // 3)) + 1)
+        edges[0], edges[-1] = values[0], values[-1]
+        counts, _ = np.histogram(values, edges)
+        density = counts / (values.size * np.diff(edges))
+        ax.stairs(density, edges, fill=True, color=BLUE, alpha=0.35)
+        seen = density[density > 0]
+        ax.set_ylim(seen.min() / 3, seen.max() * 3)
+    if layer.status is Status.OK:
+        _draw_fit(layer, values.size, ax)
+    ax.set(xscale="log", yscale="log", xlabel="eigenvalue λ of WᵀW", ylabel="density ρ(λ)")
+    # Names come from files: a "$" in one is no mathematics.
+    ax.set_title(_caption(layer), fontsize=10, parse_math=False)
+    return ax
+
+
+def _draw_fit(layer: LayerReport, n_positive: int, ax: Axes) -> None:
+    alpha, xmin, xmax = layer["alpha"], layer["xmin"], layer["xmax"]
+    x = np.geomspace(xmin, xmax, 100)
+    share = layer["n_tail"] / n_positive
+    ax.plot(
+        x,
+        share * (alpha - 1) / xmin * (x / xmin) ** -alpha,
+        color=ORANGE,
+        linewidth=2,
+        label=f"power law, alpha = {alpha:.2f}, KS = {layer['ks']:.3f}",
+    )
+    ax.axvline(xmin, color=ORANGE, linestyle="--", label=f"xmin, {layer['n_tail']} above")
+    ax.axvline(
+        layer["erg_xmin"],
+        color=PINK,
+        linestyle=":",
+        linewidth=2,
+        label=f"ERG cut, {layer['n_erg']} above",
+    )
+    ax.legend(fontsize=8, loc="lower left")
+
+
+def _caption(layer: LayerReport) -> str:
+    slices = f", {layer.n_matrices} slices" if layer.n_matrices > 1 else ""
+    name = layer.name if len(layer.name) <= 60 else f"{layer.name[:20]}…{layer.name[-39:]}"
+    return f"{name}  ({layer.N}×{layer.M}{slices})"
+
+
+def plot_alpha_by_depth(report: ModelReport, ax: Axes | None = None) -> Axes:
+    """Draw alpha against depth, by kind of layer, with the band from 2 to 6.
+
+    Layers that no mean counts are hollow, those without an alpha marked on the axis.
+    """
+    ax = ax if ax is not None else _new_axes(width=9)
+    ax.axhspan(OVER_TRAINED, UNDER_TRAINED, color=GREY, alpha=0.12, label="2 to 6")
+    fitted = [(i, layer) for i, layer in enumerate(report.layers) if layer.status is Status.OK]
+    for kind, (colour, marker) in KIND_STYLE.items():
+        chosen = [(i, layer) for i, layer in fitted if layer.kind == kind]
+        if not chosen:
+            continue
+        ax.errorbar(
+            [i for i, _ in chosen],
+            [layer["alpha"] for _, layer in chosen],
+            yerr=[layer["alpha_stderr"] for _, layer in chosen],
+            fmt=marker,
+            color=colour,
+            markerfacecolor=colour if chosen[0][1].averaged else "none",
+            elinewidth=0.8,
+            markersize=5,
+            label=kind,
+        )
+    failed = [i for i, layer in enumerate(report.layers) if layer.status is not Status.OK]
+    if failed:
+        bottom = ax.get_xaxis_transform()
+        ax.plot(failed, [0.02] * len(failed), "x", color=GREY, transform=bottom, label="no alpha")
+    if fitted:
+        mean = report.summary["alpha"]
+        ax.axhline(mean, color=BLUE, linewidth=0.8, linestyle="--", label=f"mean {mean:.2f}")
+        top = max(layer["alpha"] for _, layer in fitted)
+        if top > 20:
+            ax.set_yscale("log")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.set(xlabel="layer, in checkpoint order", ylabel="alpha ± standard error")
+    ax.set_title(Path(report.source.address).name, fontsize=10, parse_math=False)
+    ax.legend(fontsize=8, ncols=4, loc="upper left")
+    return ax
+
+
+def save_plots(report: ModelReport, folder: Path, *, suffix: str = "png") -> Iterator[Path]:
+    """Write one picture over the model and one a layer, yielding each path as it is done."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield _save(plot_alpha_by_depth(report), folder / f"alpha_by_depth.{suffix}")
+        for position, layer in enumerate(report.layers):
+            if layer.spectrum is not None:
+                path = folder / f"{position:03d}_{slug(layer.name)}.{suffix}"
+                yield _save(plot_esd(layer), path)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise CheckpointError("E_WRITE", str(folder), f"cannot be written ({reason})") from error
+
+
+def slug(name: str) -> str:
+    """Return a file name for a layer: safe letters, at most 80, a hash where that loses something."""
+    safe = re.sub(r"[^A-Za-z0-9._-]+", "_", name)[:80].strip(".")
+    if safe == name:
+        return safe
+    return f"{safe}_{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
+
+
+def _new_axes(width: float = 6.4) -> Axes:
+    axes: Axes = Figure(figsize=(width, 4.4), layout="constrained").add_subplot()
+    return axes
+
+
+def _save(ax: Axes, path: Path) -> Path:
+    figure = ax.get_figure(root=True)
+    if figure is None:
+        raise ValueError("the axes belong to no figure")
+    figure.savefig(path, dpi=120)
+    return path

@@ -1,0 +1,201 @@
+"""The report as data: JSON, CSV, a small HTML table. One row a layer, the same columns everywhere."""
+
+import csv
+import html
+import io
+import json
+import math
+import os
+import re
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import spectra
+from spectra.analysis import Inventory
+from spectra.engine import operations
+from spectra.errors import CheckpointError, SelectionError
+from spectra.records import LayerReport, ModelReport, Skipped, SourceInfo
+
+SCHEMA_VERSION = 1
+HTML_ROWS = 50
+FORMULA = re.compile(r"^[=+\-@\t\r]")  # what spreadsheets run; OWASP, CSV injection
+Row = dict[str, Any]
+
+
+def layer_row(layer: LayerReport) -> Row:
+    """Return one layer as plain values: None where there is no number."""
+    row: Row = {
+        "name": layer.name,
+        "kind": layer.kind,
+        "shape": list(layer.shape),
+        "dtype": layer.dtype,
+        "status": str(layer.status),
+        "reason": layer.reason,
+        "warnings": [str(finding) for finding in layer.warnings],
+        "aliases": list(layer.aliases),
+        "averaged": layer.averaged,
+        "N": layer.N,
+        "M": layer.M,
+        "aspect_ratio": layer.aspect_ratio,
+        "n_matrices": layer.n_matrices,
+        "n_eigenvalues": layer.n_eigenvalues,
+        "estimator": layer.estimator,
+        "residual": layer.residual,
+        **layer.metrics,
+    }
+    return {key: _plain(value) for key, value in row.items()}
+
+
+def to_dict(report: ModelReport) -> Row:
+    """Return the whole report as plain values; only ``run`` differs between equal runs."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "spectra_version": spectra.__version__,
+        "complete": report.complete,
+        "source": _source(report.source),
+        "options": {
+            key: list(value) if isinstance(value, tuple) else value
+            for key, value in report.options.items()
+        },
+        "summary": {key: _plain(value) for key, value in report.summary.items()},
+        "layers": [layer_row(layer) for layer in report.layers],
+        "skipped": [_skipped(item) for item in report.skipped],
+        "run": dict(report.run),
+    }
+
+
+def to_json(report: ModelReport) -> str:
+    """Return the report as JSON; NaN becomes null."""
+    return json.dumps(to_dict(report), indent=2, allow_nan=False) + "\n"
+
+
+def inventory_json(stock: Inventory) -> str:
+    """Return what ``describe`` found as JSON."""
+    layers = [
+        {
+            "name": m.name,
+            "kind": m.kind,
+            "shape": list(m.shape),
+            "dtype": m.dtype,
+            "aliases": list(m.aliases),
+            "N": m.N,
+            "M": m.M,
+            "n_matrices": m.n_matrices,
+            "n_eigenvalues": m.n_matrices * m.M,
+            "operations": operations(m),
+        }
+        for m in stock.matrices
+    ]
+    content = {
+        "schema_version": SCHEMA_VERSION,
+        "spectra_version": spectra.__version__,
+        "source": _source(stock.source),
+        "layers": layers,
+        "skipped": [_skipped(item) for item in stock.skipped],
+        "operations": stock.operations,
+        "working_bytes": stock.working_bytes,
+    }
+    return json.dumps(content, indent=2, allow_nan=False) + "\n"
+
+
+def to_csv(report: ModelReport) -> str:
+    """Return the layers as CSV, one row each; text that a spreadsheet would run is quoted with '."""
+    buffer = io.StringIO()
+    rows = [_flat(layer_row(layer)) for layer in report.layers]
+    if rows:
+        writer = csv.DictWriter(buffer, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    return buffer.getvalue()
+
+
+def html_table(report: ModelReport) -> str:
+    """Return a small table for notebooks: at most 50 layers, names escaped, no script."""
+    columns = ["name", "N", "M", "status", "alpha", "ks", "n_tail", "alpha_hat", "stable_rank"]
+    columns = [c for c in columns if not report.layers or c in layer_row(report.layers[0])]
+    head = "".join(f"<th>{column}</th>" for column in columns)
+    body = []
+    for layer in report.layers[:HTML_ROWS]:
+        row = layer_row(layer)
+        cells = "".join(f"<td>{html.escape(_short(row[column]))}</td>" for column in columns)
+        body.append(f"<tr>{cells}</tr>")
+    more = len(report.layers) - HTML_ROWS
+    caption = f"{len(report.layers)} layers" + (f", {more} more not shown" if more > 0 else "")
+    return (
+        f"<table><caption>{caption}</caption><thead><tr>{head}</tr></thead>"
+        f"<tbody>{''.join(body)}</tbody></table>"
+    )
+
+
+WRITERS = {".json": to_json, ".csv": to_csv}
+
+
+def write(report: ModelReport, path: str | Path) -> None:
+    """Write the report in the format its ending names: ``.json`` or ``.csv``."""
+    path = Path(path)
+    if path.suffix not in WRITERS:
+        known = " or ".join(WRITERS)
+        raise SelectionError("E_FORMAT", str(path), f"has no known ending; use {known}")
+    write_text(path, WRITERS[path.suffix](report))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all: to a temporary name beside it, then moved into place."""
+    temporary = None
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", encoding="utf-8", newline="", dir=path.parent, delete=False
+        ) as file:
+            temporary = Path(file.name)
+            file.write(text)
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)  # as an ordinary new file, not the temporary's 0600
+        temporary.replace(path)
+    except OSError as error:
+        if temporary:
+            temporary.unlink(missing_ok=True)
+        reason = (error.strerror or str(error)).lower()
+        raise CheckpointError(
+            "E_WRITE", str(path), f"cannot be written ({reason})", "choose another place"
+        ) from error
+
+
+def _source(source: SourceInfo) -> Row:
+    return {
+        "address": source.address,
+        "format": source.format,
+        "n_tensors": source.n_tensors,
+        "nbytes": source.nbytes,
+        "notes": list(source.notes),
+    }
+
+
+def _skipped(item: Skipped) -> Row:
+    return {"name": item.name, "shape": list(item.shape), "reason": item.reason}
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401 - any JSON value
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value.item() if hasattr(value, "item") else value
+
+
+def _flat(row: Mapping[str, Any]) -> Row:
+    """Put lists into one cell, and make text safe to open in a spreadsheet."""
+    flat: Row = {}
+    for key, value in row.items():
+        if isinstance(value, list):
+            value = ("x" if key == "shape" else ";").join(str(part) for part in value)
+        if isinstance(value, str) and FORMULA.match(value):
+            value = "'" + value
+        flat[key] = value
+    return flat
+
+
+def _short(value: object) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
