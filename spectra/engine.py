@@ -201,10 +201,10 @@ def _gram(stack: Float64) -> Float64:
 
 def _svd(matrix: Float64) -> Float64:
     try:
-        singular: Float64 = np.linalg.svd(matrix, compute_uv=False)[::-1]
+        singular = np.asarray(np.linalg.svd(matrix, compute_uv=False)[::-1], np.float64)
     except np.linalg.LinAlgError:
         return np.full(matrix.shape[1], np.nan)
-    return singular**2
+    return np.square(singular)
 
 
 def _residual(squared_norm: float, eigenvalues: Float64) -> float:

@@ -57,13 +57,15 @@ def _unfit(spectrum: Spectrum, convention: Convention) -> Status:
     eigenvalues = spectrum.eigenvalues
     if spectrum.squared_norm == 0:
         return Status.ZERO
+    if eigenvalues.size < convention.min_eigenvalues:
+        return Status.TOO_FEW_EIGENVALUES
     if convention.absolute_cutoff is None:
         # Equal singular values, and a single one, are told in the unit of rounding: eps ‖W‖_F.
         tolerance = FLOAT32_EPS * math.sqrt(spectrum.squared_norm)
         if math.sqrt(eigenvalues[-1]) - math.sqrt(max(eigenvalues[0], 0.0)) <= tolerance:
             return Status.DEGENERATE
     n_kept = int(np.count_nonzero(eigenvalues > spectrum.cutoff))
-    if n_kept <= 1 and eigenvalues.size > 1:
+    if n_kept == 1:
         return Status.DEGENERATE
     return Status.TOO_FEW_EIGENVALUES if n_kept < convention.min_eigenvalues else Status.OK
 

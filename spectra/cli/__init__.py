@@ -4,6 +4,7 @@ Exit codes: 0 done, 2 wrong usage, 3 input unreadable or refused, 4 done but lay
 --strict was given, 130 interrupted.
 """
 
+import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -13,11 +14,18 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from spectra import __version__
-from spectra.errors import AnalysisInterrupted, SelectionError, SpectraError
+from spectra.errors import (
+    AnalysisInterrupted,
+    CheckpointError,
+    DeviceError,
+    SelectionError,
+    SpectraError,
+)
 
 if TYPE_CHECKING:
     from spectra.records import ModelReport
 
+EXIT_USAGE = 2
 EXIT_INPUT = 3
 EXIT_LAYERS = 4
 EXIT_INTERRUPTED = 130
@@ -37,8 +45,8 @@ class Group(click.Group):
             if ctx.params.get("debug"):
                 traceback.print_exc()
             click.echo(f"error[{error.code}] {_one_line(str(error))}", err=True)
-            # A mistyped name is usage; whatever the input holds is input.
-            ctx.exit(2 if isinstance(error, SelectionError) else EXIT_INPUT)
+            # A mistyped name or an absent device is usage; whatever the input holds is input.
+            ctx.exit(EXIT_USAGE if isinstance(error, SelectionError | DeviceError) else EXIT_INPUT)
         except KeyboardInterrupt:
             click.echo("interrupted", err=True)
             ctx.exit(EXIT_INTERRUPTED)
@@ -229,6 +237,8 @@ def _run(source: str | Path, **options: Any) -> None:  # noqa: ANN401 - passed o
     files = {key: options.pop(key) for key in ("json_file", "csv_file", "plots")}
     if files["json_file"] == "-" == files["csv_file"]:
         raise click.UsageError("--json and --csv cannot both write to standard output")
+    for file in (files["json_file"], files["csv_file"], files["plots"]):
+        _check_writable(file)
     interrupted = False
     try:
         with progress_bar(quiet=quiet) as progress:
@@ -240,6 +250,18 @@ def _run(source: str | Path, **options: Any) -> None:  # noqa: ANN401 - passed o
         sys.exit(EXIT_INTERRUPTED)
     if strict and report.summary["n_failed"]:
         sys.exit(EXIT_LAYERS)
+
+
+def _check_writable(file: str | Path | None) -> None:
+    """Refuse a place that cannot be written before the work, not after it."""
+    if file is None or file == "-":
+        return
+    place = Path(file)
+    folder = next(p for p in (place.parent, *place.parent.parents) if p.exists())
+    if not os.access(folder, os.W_OK) or (isinstance(file, str) and folder != place.parent):
+        raise CheckpointError(
+            "E_WRITE", str(place), "its folder is not there or not writable", "choose another place"
+        )
 
 
 def _deliver(
@@ -255,13 +277,13 @@ def _deliver(
 
     from spectra.reports import terminal, to_csv, to_json
 
+    if not quiet:
+        # With data on standard output the table goes where a person looks: standard error.
+        terminal.show_report(report, Console(stderr="-" in (json_file, csv_file)), rows=rows)
     if json_file:
         _write(json_file, to_json(report))
     if csv_file:
         _write(csv_file, to_csv(report))
-    if not quiet:
-        # With data on standard output the table goes where a person looks: standard error.
-        terminal.show_report(report, Console(stderr="-" in (json_file, csv_file)), rows=rows)
     if plots:
         from spectra.reports.plots import save_plots
 

@@ -65,7 +65,8 @@ def show_inventory(stock: Inventory, console: Console, *, rows: int = MAX_ROWS) 
     table = _table("layer", "kind", "N×M", "eigenvalues", "GFLOP")
     shown = stock.matrices[:rows] if rows else stock.matrices
     for matrix in shown:
-        table.add_row(
+        _add(
+            table,
             shorten(matrix.name, NAME_WIDTH + 4),
             matrix.kind,
             _shape(matrix),
@@ -94,6 +95,11 @@ def shorten(name: str, width: int) -> str:
     """Cut a name from the left, where parts are shared, and drop the usual ``.weight``."""
     name = printable(name).removesuffix(".weight")
     return name if len(name) <= width else f"…{name[len(name) - width + 1 :]}"
+
+
+def _add(table: Table, *cells: str, style: str = "") -> None:
+    """Add a row of plain text: rich reads markup in strings, and names may hold it."""
+    table.add_row(*map(Text, cells), style=style)
 
 
 def _table(*columns: str) -> Table:
@@ -138,7 +144,8 @@ def _layer_table(layers: Sequence[LayerReport], width: int) -> Table:
     for layer in layers:
         note = _note(layer)
         style = "dim" if layer.status is not Status.OK else STYLES.get(note, "")
-        table.add_row(
+        _add(
+            table,
             _mark(layer),
             shorten(layer.name, max(NAME_WIDTH, width - OTHER_COLUMNS)),
             _shape(layer),
@@ -186,22 +193,22 @@ def _verdict(report: ModelReport) -> RenderableType:
     grid = Table.grid(padding=(0, 2, 0, 0))
     grid.add_column(no_wrap=True, style="bold")
     grid.add_column(overflow="fold")
-    grid.add_row("")
+    _add(grid, "", "")
     counts = Counter(layer.status for layer in report.layers if layer.status is not Status.OK)
     without = ", ".join(f"{count} {STATUS_TEXT[status]}" for status, count in counts.items())
     fitted = f"{summary['n_layers'] - summary['n_failed']} of {summary['n_layers']} fitted"
-    grid.add_row("layers", fitted + (f"; without numbers: {without}" if counts else ""))
-    grid.add_row("skipped", _skipped_line(report.skipped))
+    _add(grid, "layers", fitted + (f"; without numbers: {without}" if counts else ""))
+    _add(grid, "skipped", _skipped_line(report.skipped))
     if summary["n_left_out"]:
-        grid.add_row("not averaged", f"{summary['n_left_out']} embeddings and output heads")
+        _add(grid, "not averaged", f"{summary['n_left_out']} embeddings and output heads")
     if summary["n_averaged"]:
         means = [f"{name} {summary[name]:.3f}" for name in MEANS if name in summary]
-        grid.add_row(f"mean of {summary['n_averaged']}", "   ".join(means))
+        _add(grid, f"mean of {summary['n_averaged']}", "   ".join(means))
     averaged = [layer for layer in report.layers if layer.averaged and "alpha" in layer.metrics]
     if averaged:
         _add_alpha_rows(grid, averaged)
     if not report.complete:
-        grid.add_row("interrupted", Text("layers not reached are marked", style="bold red"))
+        _add(grid, "interrupted", "layers not reached are marked", style="bold red")
     return grid
 
 
@@ -211,16 +218,16 @@ def _add_alpha_rows(grid: Table, layers: Sequence[LayerReport]) -> None:
     parts = [f"{len(layers) - over - under} from 2 to 6, where well-trained layers lie"]
     parts += [f"{under} above (under-trained)"] if under else []
     parts += [f"{over} below (over-trained)"] if over else []
-    grid.add_row("alpha", ", ".join(parts))
+    _add(grid, "alpha", ", ".join(parts))
     worst = sorted((x for x in layers if _badness(x)[0] == 2), key=_badness, reverse=True)
     for position, layer in enumerate(worst[:NAMED]):
         why = next(FINDING_TEXT[finding] for finding in NOTES if finding in layer.warnings)
         text = f"{shorten(layer.name, NAME_WIDTH)}: {why}"
-        grid.add_row("" if position else "look first at", text)
+        _add(grid, "" if position else "look first at", text)
     doubtful = sum(bool({Finding.POOR_FIT, Finding.SHORT_TAIL} & set(x.warnings)) for x in layers)
     if doubtful:
         text = f"{doubtful} of {len(layers)} rest on a poor fit or a short tail"
-        grid.add_row("with care", text)
+        _add(grid, "with care", text)
 
 
 def _skipped_line(skipped: Sequence[Skipped]) -> str:

@@ -80,9 +80,9 @@ def _open_loose(folder: Path, weights: Sequence[Path], open_file: Opener) -> Sou
     """Open weight files that no index describes: one file, or a complete set of shards."""
     # Some repositories ship the same model twice, as model*.safetensors and as consolidated*.
     preferred = [p for p in weights if not p.name.startswith("consolidated")] or weights
-    if len(preferred) == 1:
-        return open_file(preferred[0])
     matches = [SHARD.match(p.name.rsplit(".", 1)[0]) for p in preferred]
+    if len(preferred) == 1 and not matches[0]:
+        return open_file(preferred[0])
     sets = {(m["stem"], m["count"]) for m in matches if m}
     if None in matches or len(sets) != 1:
         raise CheckpointError(

@@ -20,7 +20,9 @@ WRAPPERS = re.compile(
 )
 PARALLEL = "module."
 
-EMBEDDING = re.compile(r"(^|_)emb(ed|eds|edding|eddings)?$|^(wte|wpe|shared|embed_\w+|emb_\w+)$")
+EMBEDDING = re.compile(
+    r"(^|_)emb(ed|eds|edding|eddings)?$|^(wte|wpe|shared|embed_(tokens|positions|in|words))$"
+)
 HEAD = re.compile(r"^(lm_head|embed_out|output_projection|logits|score|classification_head)$")
 # Heads only where they stand last, narrow and outermost: elsewhere these are ordinary words.
 LAST_HEAD = re.compile(r"^(fc|linear|dense|heads?|classifier|output|out|decoder|predictions)$")

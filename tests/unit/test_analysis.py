@@ -1,0 +1,141 @@
+import math
+
+import numpy as np
+import pytest
+
+import spectra
+from spectra import METRICS, Metric, Status
+from spectra.analysis import NOT_SELECTED
+from spectra.errors import AnalysisInterrupted, SelectionError
+
+
+def test_layers_come_in_checkpoint_order_and_nothing_disappears(weights):
+    report = spectra.analyze(weights)
+    seen = [layer.name for layer in report.layers] + [item.name for item in report.skipped]
+    assert sorted(seen) == sorted(weights)
+    assert [x.name for x in report.layers] == [n for n in weights if "norm" not in n]
+
+
+def test_the_summary_is_the_mean_over_layers_that_are_neither_embedding_nor_head(weights):
+    report = spectra.analyze(weights)
+    kinds = {layer.name: layer.kind for layer in report.layers}
+    assert kinds["embed_tokens.weight"] == "embedding"
+    assert kinds["lm_head.weight"] == "head"
+    averaged = [layer for layer in report.layers if layer.kind not in ("embedding", "head")]
+    for name in ("alpha", "alpha_hat", "log_norm", "stable_rank"):
+        assert report.summary[name] == pytest.approx(np.mean([x[name] for x in averaged]))
+    assert report.summary["n_left_out"] == 2
+    assert report.summary["n_averaged"] == len(averaged) == 4
+    peer = spectra.analyze(weights, convention="weightwatcher-0.7.7")
+    assert peer.summary["n_averaged"] == 6
+
+
+def test_bad_layers_get_a_status_and_the_rest_is_analysed(weights, rng):
+    good = spectra.analyze(weights)
+    bad = {
+        "nan": np.full((30, 30), np.nan),
+        "zero": np.zeros((30, 30)),
+        "constant": np.full((30, 30), 0.3),
+        "rank_one": np.outer(rng.standard_normal(30), rng.standard_normal(40)),
+        "orthogonal": np.linalg.qr(rng.standard_normal((50, 50)))[0],
+        "small": rng.standard_normal((30, 19)),
+        "row": rng.standard_normal((1, 300)),
+        "fp8": np.zeros((30, 30), np.complex64),
+    }
+    report = spectra.analyze(bad | weights)
+    assert {layer.name: str(layer.status) for layer in report.layers[: len(bad)]} == {
+        "nan": "non_finite",
+        "zero": "zero",
+        "constant": "degenerate",
+        "rank_one": "degenerate",
+        "orthogonal": "degenerate",
+        "small": "too_few_eigenvalues",
+        "row": "too_few_eigenvalues",
+        "fp8": "unsupported_dtype",
+    }
+    for layer in report.layers[: len(bad)]:
+        assert math.isnan(layer.alpha)
+        assert layer.reason
+        assert layer.warnings == ()
+        assert not layer.averaged
+    for layer in good.layers:
+        assert report[layer.name].metrics == layer.metrics
+    assert report.summary["alpha"] == good.summary["alpha"]
+    assert report.summary["n_failed"] == len(bad)
+
+
+def test_numbers_are_nan_only_beside_a_status(weights, rng):
+    report = spectra.analyze(weights | {"small": rng.standard_normal((30, 12))})
+    for layer in report.layers:
+        missing = {name for name, value in layer.metrics.items() if math.isnan(value)}
+        assert not missing or layer.status is not Status.OK
+    # what needs no fit is still given for a layer that is merely small
+    assert {n for n, m in METRICS.items() if m.of_tail} == {
+        n for n, v in report["small"].metrics.items() if math.isnan(v)
+    }
+
+
+@pytest.mark.parametrize(
+    ("weights_of", "finding"),
+    [
+        (lambda r: r.standard_normal((400, 200)), "under_trained"),
+        (lambda r: r.standard_t(1.2, (400, 200)), "over_trained"),
+        (lambda r: r.standard_normal((100, 30)), "short_spectrum"),
+        (lambda r: r.standard_normal((200, 100)), "poor_fit"),
+        (lambda r: r.standard_normal((90, 40)) @ r.standard_normal((40, 80)), "rank_collapse"),
+    ],
+)
+def test_findings_are_raised_where_they_should(weights_of, finding, rng):
+    report = spectra.analyze({"w": weights_of(rng)})
+    assert finding in report["w"].warnings
+
+
+def test_layers_are_chosen_by_glob(weights):
+    report = spectra.analyze(weights, layers=["layers.*"], exclude=["*.10.*"])
+    assert [x.name for x in report.layers] == ["layers.0.fc.weight", "layers.2.fc.weight"]
+    left_out = [s.name for s in report.skipped if s.reason == NOT_SELECTED]
+    assert "conv.weight" in left_out
+    assert "layers.10.fc.weight" in left_out
+    with pytest.raises(SelectionError, match="matches none"):
+        spectra.analyze(weights, layers=["encoder.*"])
+
+
+@pytest.mark.parametrize("option", ["convention", "estimator"])
+def test_unknown_choices_are_refused(weights, option):
+    with pytest.raises(SelectionError, match="did you mean"):
+        spectra.analyze(weights, **{option: "nonsense"})
+
+
+def test_a_metric_of_ones_own_is_a_bigger_table(weights):
+    mine = Metric(lambda spectrum, fit: spectrum.eigenvalues[0], "λ_min", "here", in_summary=True)
+    report = spectra.analyze(weights, metrics={**METRICS, "lambda_min": mine})
+    assert report.layers[0].lambda_min > 0
+    assert "lambda_min" in report.summary
+
+
+def test_progress_reaches_its_total(weights):
+    seen = []
+    spectra.analyze(weights, progress=lambda done, total, name: seen.append((done, total, name)))
+    assert len(seen) == 6
+    assert seen[-1][0] == pytest.approx(seen[-1][1])
+    assert [done for done, _, _ in seen] == sorted(done for done, _, _ in seen)
+
+
+def test_an_interruption_keeps_what_was_done(weights):
+    def stop(done, total, name):
+        raise KeyboardInterrupt
+
+    with pytest.raises(AnalysisInterrupted) as caught:
+        spectra.analyze(weights, progress=stop)
+    report = caught.value.report
+    assert not report.complete
+    reached = [x.name for x in report.layers if x.status is not Status.NOT_REACHED]
+    assert len(reached) == 1
+    assert len(report.layers) == 6
+
+
+def test_describe_agrees_with_analyze(weights):
+    stock, report = spectra.describe(weights), spectra.analyze(weights)
+    assert [m.name for m in stock.matrices] == [x.name for x in report.layers]
+    assert stock.skipped == report.skipped
+    assert stock.operations > 0

@@ -1,0 +1,145 @@
+import csv
+import io
+import json
+import math
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+import spectra
+from spectra import METRICS
+from spectra.errors import CheckpointError, SelectionError
+from spectra.records import STATUS_TEXT, Finding
+from spectra.reports import html_table, inventory_json, terminal, to_csv, to_json
+
+NASTY = [
+    "<script>alert(1)</script>",
+    "=HYPERLINK(1)",
+    "a\x1b[31mred",
+    "\u202eevil",
+    "with,comma",
+    "line\nbreak",
+    "$x^2$",
+    "[bold]markup[/bold]",
+]
+
+
+@pytest.fixture
+def nasty(rng):
+    return spectra.analyze({name: rng.standard_normal((40, 30)) for name in NASTY})
+
+
+@pytest.fixture
+def report(weights):
+    return spectra.analyze(weights | {"bad": np.full((30, 30), np.nan)})
+
+
+def shown(report, width=80, rows=60):
+    console = Console(width=width, file=io.StringIO(), color_system=None, force_terminal=False)
+    terminal.show_report(report, console, rows=rows)
+    return console.file.getvalue()
+
+
+def test_json_holds_every_number_of_the_report(report):
+    data = json.loads(to_json(report))
+    assert data["schema_version"] == 1
+    assert [row["name"] for row in data["layers"]] == [x.name for x in report.layers]
+    for row, layer in zip(data["layers"], report.layers, strict=True):
+        for metric in METRICS:
+            value = layer[metric]
+            assert row[metric] == (None if math.isnan(value) else value)
+    assert data["layers"][-1]["status"] == "non_finite"
+    assert data["skipped"][0]["reason"]
+    assert data["options"]["convention"] == "htsr"
+    assert {"n_layers", "n_failed", "n_skipped", "alpha", "stable_rank"} <= set(data["summary"])
+
+
+def test_two_runs_differ_in_nothing_but_the_run(weights):
+    first, second = (json.loads(to_json(spectra.analyze(weights))) for _ in range(2))
+    assert first.pop("run").keys() == second.pop("run").keys()
+    assert json.dumps(first) == json.dumps(second)
+
+
+def test_csv_is_one_row_a_layer_with_the_same_numbers(report):
+    rows = list(csv.DictReader(io.StringIO(to_csv(report))))
+    assert [row["name"] for row in rows] == [x.name for x in report.layers]
+    assert float(rows[0]["alpha"]) == report.layers[0].alpha
+    assert rows[-1]["alpha"] == ""
+
+
+def test_csv_runs_nothing_in_a_spreadsheet(nasty):
+    names = [row["name"] for row in csv.DictReader(io.StringIO(to_csv(nasty)))]
+    assert "'=HYPERLINK(1)" in names
+    assert "line\nbreak" in names
+    assert not any(name.startswith(("=", "+", "-", "@")) for name in names)
+
+
+def test_notebooks_get_a_small_escaped_table(nasty):
+    page = html_table(nasty)
+    assert "<script>" not in page
+    assert "&lt;script&gt;" in page
+    assert nasty._repr_html_() == page
+
+
+def test_terminal_shows_hostile_names_as_text(nasty):
+    text = shown(nasty)
+    assert "\x1b" not in text
+    assert "\u202e" not in text
+    assert "[bold]markup[/bold]" in text
+
+
+def test_terminal_fits_eighty_columns(report):
+    assert max(len(line.rstrip()) for line in shown(report).splitlines()) <= 80
+
+
+def test_terminal_marks_the_worst_and_counts_the_skipped(report, rng):
+    noise = spectra.analyze({"noise": rng.standard_normal((784, 300)), "bias": np.ones(3)})
+    assert noise["noise"].alpha > 6
+    text = shown(noise)
+    assert "! noise" in text
+    assert "under-trained" in text
+    assert "look first at" in text
+    assert "1 one-dimensional" in text
+    assert "1 holds NaN or infinite weights" in shown(report)
+
+
+def test_long_tables_keep_the_layers_that_need_a_look(rng):
+    weights = {f"w{i}": rng.standard_t(3, (60, 40)) for i in range(8)}
+    weights["noise"] = rng.standard_normal((784, 300))
+    text = shown(spectra.analyze(weights), rows=3)
+    assert "noise" in text
+    assert "6 more layers" in text
+
+
+def test_every_finding_has_a_note_for_the_table():
+    assert set(terminal.NOTES) == set(Finding)
+    assert set(terminal.FAILED) <= set(STATUS_TEXT)
+
+
+def test_names_are_shortened_from_the_left():
+    assert terminal.shorten("encoder.layer.0.attention.self.query.weight", 20) == (
+        "…ttention.self.query"
+    )
+    assert terminal.shorten("fc.weight", 20) == "fc"
+
+
+@pytest.mark.parametrize("ending", [".json", ".csv"])
+def test_reports_write_themselves(report, tmp_path, ending):
+    path = tmp_path / f"out{ending}"
+    report.write(path)
+    assert "layers.0.fc.weight" in path.read_text("utf-8")
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def test_writing_elsewhere_or_otherwise_is_refused(report, tmp_path):
+    with pytest.raises(SelectionError, match=r"\.json or \.csv"):
+        report.write(tmp_path / "out.xyz")
+    with pytest.raises(CheckpointError, match="cannot be written"):
+        report.write(tmp_path / "absent" / "out.json")
+
+
+def test_an_inventory_is_json_too(weights):
+    data = json.loads(inventory_json(spectra.describe(weights)))
+    assert [row["name"] for row in data["layers"]][:2] == ["embed_tokens.weight", "conv.weight"]
+    assert data["working_bytes"] > 0
