@@ -1,0 +1,169 @@
+"""The command line as a person or a script meets it."""
+
+import csv
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from safetensors.numpy import save_file
+
+import spectra
+from spectra.cli import main
+from tests.conftest import ROOT
+
+
+def run(*arguments):
+    return CliRunner().invoke(main, [str(a) for a in arguments])
+
+
+@pytest.fixture
+def checkpoint(weights, tmp_path):
+    save_file(weights, tmp_path / "model.safetensors")
+    return tmp_path / "model.safetensors"
+
+
+def test_analyze_prints_a_table_and_a_summary(checkpoint):
+    result = run("analyze", checkpoint)
+    assert result.exit_code == 0
+    for text in ("layers.10.fc", "alpha", "mean of 4", "embeddings and output heads", "skipped"):
+        assert text in result.stdout
+
+
+def test_the_command_gives_the_numbers_of_the_library(checkpoint, tmp_path):
+    out = tmp_path / "out.json"
+    assert run("analyze", checkpoint, "--json", out, "--csv", tmp_path / "out.csv").exit_code == 0
+    data, report = json.loads(out.read_text()), spectra.analyze(checkpoint)
+    assert data["summary"] == dict(report.summary)
+    assert [row["alpha"] for row in data["layers"]] == [x.alpha for x in report.layers]
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "out.csv").read_text())))
+    assert [float(row["alpha"]) for row in rows] == [x.alpha for x in report.layers]
+
+
+def test_standard_output_is_data_alone(checkpoint):
+    result = run("analyze", checkpoint, "--json", "-")
+    assert json.loads(result.stdout)["summary"]["n_layers"] == 6
+    assert "mean of" in result.stderr
+    result = run("analyze", checkpoint, "--csv", "-", "--quiet")
+    assert len(list(csv.DictReader(io.StringIO(result.stdout)))) == 6
+    assert result.stderr == ""
+
+
+def test_plots_are_written(checkpoint, tmp_path):
+    result = run("analyze", checkpoint, "--plots", tmp_path / "figures", "--layers", "layers.*")
+    assert result.exit_code == 0
+    assert len(list((tmp_path / "figures").iterdir())) == 4
+
+
+def test_describe_lists_without_analysing(checkpoint, tmp_path):
+    result = run("describe", checkpoint, "--json", tmp_path / "d.json")
+    assert result.exit_code == 0
+    assert "6 layers to analyse" in result.stdout
+    assert "GFLOP" in result.stdout
+    data = json.loads((tmp_path / "d.json").read_text())
+    assert data["layers"][0]["name"] == "conv.weight"
+
+
+def test_demo_needs_no_argument():
+    result = run("demo")
+    assert result.exit_code == 0
+    assert "2.47" in result.stdout
+    assert "test error" in result.stdout
+
+
+def test_doctor_finds_this_machine_sound():
+    result = run("doctor")
+    assert result.exit_code == 0
+    assert "FAIL" not in result.stdout
+    assert "torch" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["--layers", "nothing.*"], 2, "error[E_NO_MATCH]"),
+        (["--convention", "htsl"], 2, "did you mean htsr"),
+        (["--estimator", "hil"], 2, "error[E_NAME]"),
+        (["--device", "cuda:77"], 2, "error[E_DEVICE]"),
+        (["--device", "gpu"], 2, "use auto, cpu"),
+        (["--rows", "-1"], 2, "rows"),
+        (["--nonsense"], 2, "No such option"),
+        (["--json", "-", "--csv", "-"], 2, "cannot both"),
+        (["--json", "/nowhere/out.json"], 3, "error[E_WRITE]"),
+        (["--strict"], 0, ""),
+    ],
+)
+def test_exit_codes_and_one_line_errors(checkpoint, arguments, code, words):
+    result = run("analyze", checkpoint, *arguments)
+    assert result.exit_code == code
+    assert words in result.stderr
+    assert "Traceback" not in result.output
+
+
+def test_strict_fails_when_a_layer_has_no_numbers(weights, tmp_path):
+    save_file(weights | {"bad": np.full((30, 30), np.nan)}, tmp_path / "m.safetensors")
+    assert run("analyze", tmp_path / "m.safetensors").exit_code == 0
+    assert run("analyze", tmp_path / "m.safetensors", "--strict").exit_code == 4
+
+
+def test_a_missing_file_is_answered_with_a_close_name(checkpoint):
+    result = run("analyze", checkpoint.with_name("modle.safetensors"))
+    assert result.exit_code == 3
+    assert result.stderr.strip().endswith("did you mean model.safetensors?")
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["analyze", "describe", "demo", "doctor"])
+def test_help_teaches(command):
+    result = run(command, "--help")
+    assert result.exit_code == 0
+    assert "Usage" in result.stdout
+    assert all(len(line) <= 90 for line in result.stdout.splitlines())
+
+
+def test_the_launcher_runs_from_a_checkout(checkpoint):
+    done = subprocess.run(
+        [sys.executable, "cli.py", "analyze", str(checkpoint), "--quiet", "--json", "-"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert json.loads(done.stdout)["summary"]["n_layers"] == 6
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+def test_an_interrupted_run_writes_what_is_done_and_marks_it(tmp_path, rng):
+    """Ctrl-C once the bar shows a finished layer: exit 130, a report, the rest `not_reached`."""
+    weights = {f"w{i:02}": rng.standard_normal((900 + i, 900)).astype("f4") for i in range(80)}
+    save_file(weights, tmp_path / "m.safetensors")
+    out = tmp_path / "out.json"
+    ours, theirs = os.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "cli.py", "analyze", str(tmp_path / "m.safetensors"), "--json", str(out)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=theirs,
+        env=os.environ | {"COLUMNS": "80", "TERM": "xterm"},
+    )
+    os.close(theirs)
+    bar = b""
+    while b"w0" not in bar:
+        bar += os.read(ours, 4096)
+    process.send_signal(signal.SIGINT)
+    assert process.stdout is not None
+    table = process.stdout.read().decode()
+    process.stdout.close()
+    assert process.wait(timeout=60) == 130
+    os.close(ours)
+    assert b"Traceback" not in bar
+    data = json.loads(out.read_text())
+    assert data["complete"] is False
+    assert {row["status"] for row in data["layers"]} == {"ok", "not_reached"}
+    assert "INTERRUPTED" in table

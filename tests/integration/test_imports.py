@@ -1,0 +1,42 @@
+"""What is loaded when, in processes of their own."""
+
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = ("torch", "matplotlib", "scipy", "powerlaw", "rich", "numpy", "safetensors")
+
+
+def loaded_by(code):
+    """Run `code` and return which heavy packages it loaded."""
+    check = f"import sys; print(*[m for m in {HEAVY!r} if m in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}\n{check}"], capture_output=True, text=True, check=True
+    )
+    return set(done.stdout.splitlines()[-1].split())
+
+
+def test_importing_the_package_loads_nothing_heavy():
+    assert loaded_by("import spectra") == set()
+
+
+def test_help_loads_nothing_heavy():
+    code = "from click.testing import CliRunner\nfrom spectra.cli import main\n"
+    for arguments in ([], ["--help"], ["analyze", "--help"]):
+        assert loaded_by(f"{code}CliRunner().invoke(main, {arguments!r})") == set()
+
+
+def test_safetensors_are_analysed_without_torch_or_matplotlib():
+    code = "import spectra\nfrom spectra.sources import demo_model\nspectra.analyze(demo_model())"
+    assert not loaded_by(code) & {"torch", "matplotlib", "scipy", "powerlaw", "rich"}
+
+
+def test_all_public_names_are_there():
+    import spectra
+
+    for name in spectra.__all__:
+        assert getattr(spectra, name) is not None
+    assert set(spectra.__all__) <= set(dir(spectra))
+    with pytest.raises(AttributeError, match="nonsense"):
+        _ = spectra.nonsense
