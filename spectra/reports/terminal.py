@@ -11,7 +11,6 @@ from rich.text import Text
 from spectra.analysis import OVER_TRAINED, UNDER_TRAINED, Inventory
 from spectra.engine import operations
 from spectra.records import (
-    FINDING_TEXT,
     STATUS_TEXT,
     Finding,
     LayerReport,
@@ -221,8 +220,7 @@ def _add_alpha_rows(grid: Table, layers: Sequence[LayerReport]) -> None:
     _add(grid, "alpha", ", ".join(parts))
     worst = sorted((x for x in layers if _badness(x)[0] == 2), key=_badness, reverse=True)
     for position, layer in enumerate(worst[:NAMED]):
-        why = next(FINDING_TEXT[finding] for finding in NOTES if finding in layer.warnings)
-        text = f"{shorten(layer.name, NAME_WIDTH)}: {why}"
+        text = f"{shorten(layer.name, NAME_WIDTH)}, alpha {_number(layer, 'alpha', 2)}"
         _add(grid, "" if position else "look first at", text)
     doubtful = sum(bool({Finding.POOR_FIT, Finding.SHORT_TAIL} & set(x.warnings)) for x in layers)
     if doubtful:

@@ -1,0 +1,61 @@
+"""The documents say what is true: README output, links, the glossary, citation, pins."""
+
+import re
+import tomllib
+
+import pytest
+from click.testing import CliRunner
+
+from spectra.cli import main
+from spectra.records import Finding, Status
+from tests.conftest import ROOT, real_weights
+
+PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_between_pages_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text("utf-8")):
+        assert target.startswith("https://") or (page.parent / target).exists(), target
+
+
+def test_the_readme_shows_the_real_output(monkeypatch):
+    readme = (ROOT / "README.md").read_text("utf-8")
+    shown = re.search(r"```text\n(.*?)```", readme, re.DOTALL)[1]
+    path = real_weights("resnet20")
+    monkeypatch.chdir(path.parent)
+    result = CliRunner(env={"COLUMNS": "80"}).invoke(main, ["analyze", path.name])
+    printed = "\n".join(line.rstrip() for line in result.stdout.splitlines())
+    assert printed.strip() == shown.strip()
+
+
+def test_every_status_and_warning_is_in_the_glossary():
+    glossary = (ROOT / "docs" / "glossary.md").read_text("utf-8")
+    for code in (*Finding, *(status for status in Status if status is not Status.OK)):
+        assert re.search(rf"^\| `{code}` \|", glossary, re.MULTILINE), code
+
+
+def test_every_make_target_of_the_documents_exists():
+    makefile = (ROOT / "Makefile").read_text("utf-8")
+    for page in ("README.md", "CONTRIBUTING.md"):
+        targets = re.findall(
+            r"(?:`|^)make ([a-z]+)", (ROOT / page).read_text("utf-8"), re.MULTILINE
+        )
+        assert targets
+        for target in targets:
+            assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+def test_torch_is_pinned_and_every_dependency_constrained():
+    pins = (ROOT / "constraints.txt").read_text("utf-8").lower()
+    assert "torch==2.13.0" in pins
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    name = re.compile(r"[\w-]+")
+    for requirement in (*project["dependencies"], *project["optional-dependencies"]["dev"]):
+        assert f"\n{name.match(requirement)[0]}==" in pins
+
+
+def test_the_decisions_are_all_listed():
+    index = (ROOT / "docs" / "decisions" / "README.md").read_text("utf-8")
+    for page in (ROOT / "docs" / "decisions").glob("0*.md"):
+        assert page.name in index
