@@ -135,7 +135,7 @@ def entropy(spectrum: Spectrum, fit: TailFit) -> float:
 
     Examples
     --------
-    >>> entropy(_example([1.0, 1.0, 1.0]), TailFit())
+    >>> round(entropy(_example([1.0, 1.0, 1.0]), TailFit()), 12)
     1.0
     >>> entropy(_example([0.0, 0.0, 1.0]), TailFit())
     0.0
