@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 import spectra
-from spectra import conventions, engine, tails
+from spectra import conventions, engine, rmt, tails
 from spectra.conventions import Convention
 from spectra.errors import AnalysisInterrupted, SelectionError
 from spectra.metrics import METRICS, Metric, evaluate
@@ -67,8 +67,8 @@ def describe(
     source: Any,  # noqa: ANN401 - whatever open_source takes
     *,
     convention: str = "htsr",
-    layers: Sequence[str] = (),
-    exclude: Sequence[str] = (),
+    layers: str | Sequence[str] = (),
+    exclude: str | Sequence[str] = (),
 ) -> Inventory:
     """Say what an analysis would take and what it would skip, from headers alone.
 
@@ -81,7 +81,8 @@ def describe(
     -------
     Inventory
     """
-    return _take_stock(open_source(source), conventions.named(convention), layers, exclude)
+    rules = conventions.named(convention)
+    return _take_stock(open_source(source), rules, _as_tuple(layers), _as_tuple(exclude))
 
 
 def analyze(
@@ -89,11 +90,11 @@ def analyze(
     *,
     convention: str = "htsr",
     estimator: str = "csn",
-    layers: Sequence[str] = (),
-    exclude: Sequence[str] = (),
+    layers: str | Sequence[str] = (),
+    exclude: str | Sequence[str] = (),
     device: str = "auto",
     seed: int = 0,
-    metrics: Mapping[str, Metric] = METRICS,
+    metrics: Mapping[str, Metric] | None = None,
     progress: Progress | None = None,
 ) -> ModelReport:
     """Diagnose a trained network from its weights, layer by layer.
@@ -106,14 +107,14 @@ def analyze(
         ``htsr`` or ``weightwatcher-0.7.7``; see ``spectra.conventions``.
     estimator : str, default: "csn"
         How alpha is estimated; see ``spectra.tails``.
-    layers, exclude : sequence of str
-        Glob patterns on parameter names: analyse only these, or all but these.
+    layers, exclude : str or sequence of str
+        Glob patterns on names, with or without ``.weight``: only these, or all but these.
     device : str, default: "auto"
         ``auto``, ``cpu``, ``cuda`` or ``cuda:i``.
     seed : int, default: 0
         Seed of everything random; recorded in the report. Nothing is random so far.
-    metrics : Mapping[str, Metric]
-        Columns to compute; extend with ``{**METRICS, "mine": Metric(...)}``.
+    metrics : Mapping[str, Metric], optional
+        Columns to compute, ``METRICS`` when left out; extend with ``{**METRICS, "mine": ...}``.
     progress : callable, optional
         Called as ``progress(done, total, name)`` after each layer, in predicted operations.
 
@@ -139,6 +140,8 @@ def analyze(
     """
     started = time.perf_counter()
     rules = conventions.named(convention)
+    metrics = METRICS if metrics is None else metrics
+    layers, exclude = _as_tuple(layers), _as_tuple(exclude)
     if estimator not in tails.ESTIMATORS:
         raise unknown_name(estimator, "estimator", tuple(tails.ESTIMATORS))
     device = engine.resolve_device(device)
@@ -169,8 +172,8 @@ def analyze(
             {
                 "convention": convention,
                 "estimator": estimator,
-                "layers": tuple(layers),
-                "exclude": tuple(exclude),
+                "layers": layers,
+                "exclude": exclude,
                 "seed": seed,
             }
         ),
@@ -229,7 +232,7 @@ def layer_report(
         fit = tails.fit_tail(spectrum, convention=rules, estimator=estimator)
         values = evaluate(spectrum, fit, metrics)
         status, reason = fit.status, "" if fit.status is Status.OK else STATUS_TEXT[fit.status]
-        warnings = find(values, matrix) if status is Status.OK else ()
+        warnings = find(values, spectrum) if status is Status.OK else ()
     else:
         spectrum, values = None, dict.fromkeys(metrics, math.nan)
         status, reason, warnings = outcome.status, outcome.reason, ()
@@ -255,9 +258,9 @@ def layer_report(
     )
 
 
-def find(values: Mapping[str, Value], matrix: Matrix) -> tuple[Finding, ...]:
+def find(values: Mapping[str, Value], spectrum: Spectrum) -> tuple[Finding, ...]:
     """Return what is noteworthy about a fitted layer."""
-    n_eigenvalues = matrix.n_matrices * matrix.M
+    n_eigenvalues = spectrum.eigenvalues.size
     checks = {
         Finding.OVER_TRAINED: values.get("alpha", math.nan) < OVER_TRAINED,
         Finding.UNDER_TRAINED: values.get("alpha", math.nan) > UNDER_TRAINED,
@@ -265,6 +268,7 @@ def find(values: Mapping[str, Value], matrix: Matrix) -> tuple[Finding, ...]:
         Finding.SHORT_TAIL: values.get("n_tail", math.nan) < SHORT_TAIL,
         Finding.POOR_FIT: values.get("ks", math.nan) > POOR_FIT,
         Finding.RANK_COLLAPSE: values.get("rank_loss", math.nan) >= COLLAPSED * n_eigenvalues,
+        Finding.RANDOM_LIKE: rmt.is_random_like(spectrum),
     }
     return tuple(finding for finding, met in checks.items() if met)
 
@@ -298,12 +302,12 @@ def _take_stock(
     matrices, skipped = layouts.matrices_of(source.tensors, rules)
     names = [matrix.name for matrix in matrices]
     for pattern in (*layers, *exclude):
-        if not fnmatch.filter(names, pattern):
+        if not any(_matches(name, [pattern]) for name in names):
             raise SelectionError(
                 "E_NO_MATCH",
                 pattern,
                 f"matches none of the {len(names)} layers",
-                f"quote the pattern and look at the names, such as {', '.join(names[:2])}",
+                f"names look like {', '.join(names[:2])}",
             )
     chosen = [
         matrix
@@ -315,4 +319,9 @@ def _take_stock(
 
 
 def _matches(name: str, patterns: Sequence[str]) -> bool:
-    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+    forms = (name, name.removesuffix(".weight"))
+    return any(fnmatch.fnmatchcase(form, pattern) for form in forms for pattern in patterns)
+
+
+def _as_tuple(patterns: str | Sequence[str]) -> tuple[str, ...]:
+    return (patterns,) if isinstance(patterns, str) else tuple(patterns)

@@ -11,7 +11,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from spectra import setol
+from spectra import rmt, setol
 from spectra.records import Spectrum, Status, TailFit, Value
 
 
@@ -203,6 +203,51 @@ def erg_log_det(spectrum: Spectrum, fit: TailFit) -> float:
     return setol.erg_log_det(spectrum, fit.xmin)
 
 
+def lambda_plus(spectrum: Spectrum, fit: TailFit) -> float:
+    """Return the Marchenko-Pastur edge of the bulk, the largest eigenvalue noise explains.
+
+    Examples
+    --------
+    >>> lambda_plus(_example([1.0, 1.0, 1.0, 1.0]), TailFit())  # variance 1/4, edge (√4 + √4)²/4
+    4.0
+    """
+    return rmt.bulk(spectrum).lambda_plus
+
+
+def n_spikes(spectrum: Spectrum, fit: TailFit) -> int:
+    """Return how many eigenvalues stand above what noise of the same shape shows.
+
+    Examples
+    --------
+    >>> n_spikes(_example([1.0] * 30 + [1000.0]), TailFit())
+    1
+    """
+    return rmt.bulk(spectrum).n_spikes
+
+
+def soft_rank(spectrum: Spectrum, fit: TailFit) -> float:
+    """Return lambda_plus / λ_max: near 1 for noise, towards 0 for heavy tails.
+
+    Examples
+    --------
+    >>> soft_rank(_example([1.0] * 30 + [1000.0]), TailFit()) < 0.1
+    True
+    """
+    return lambda_plus(spectrum, fit) / lambda_max(spectrum, fit)
+
+
+def mp_distance(spectrum: Spectrum, fit: TailFit) -> float:
+    """Return the Wasserstein distance from Marchenko-Pastur, both brought to mean 1.
+
+    Examples
+    --------
+    >>> quantiles = rmt.marchenko_pastur_quantiles(50, 50)
+    >>> round(mp_distance(_example(list(quantiles)), TailFit()), 12)
+    0.0
+    """
+    return rmt.mp_distance(spectrum)
+
+
 def _example(eigenvalues: list[float]) -> Spectrum:
     """Build a spectrum for the examples above."""
     values = np.array(eigenvalues)
@@ -278,6 +323,18 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
         "rank_loss": Metric(rank_loss, "n_eigenvalues - matrix_rank", f"{JMLR}, section 3.1"),
         "entropy": Metric(
             entropy, "-Σ p ln p / ln(matrix_rank), p = λ/Σλ", f"{JMLR}, eq. 6", in_summary=True
+        ),
+        "lambda_plus": Metric(
+            lambda_plus,
+            "Marchenko-Pastur edge of the bulk",
+            f"{JMLR}, section 2.2; Gavish & Donoho",
+        ),
+        "n_spikes": Metric(
+            n_spikes, "λ above the Tracy-Widom bound of the bulk, level 0.01", "Johnstone (2001)"
+        ),
+        "soft_rank": Metric(soft_rank, "lambda_plus / λ_max", f"{JMLR}, eq. 11", in_summary=True),
+        "mp_distance": Metric(
+            mp_distance, "mean |λ - Marchenko-Pastur quantile| / mean λ", "Wasserstein distance"
         ),
         "n_erg": Metric(
             n_erg, "size of the tail with Π λ̃ = 1, λ̃ = λ n/Σλ", f"{SETOL}, section 3.2"

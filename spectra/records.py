@@ -6,14 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Literal, TypeAlias, TypeVar
+from typing import Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from spectra.errors import SelectionError
 
-T = TypeVar("T")
 Vector: TypeAlias = npt.NDArray[np.float64]
 Kind: TypeAlias = Literal["linear", "embedding", "head", "conv1d", "conv2d", "conv3d"]
 Value: TypeAlias = float | int
@@ -59,6 +58,7 @@ class Finding(StrEnum):
     SHORT_TAIL = "short_tail"
     POOR_FIT = "poor_fit"
     RANK_COLLAPSE = "rank_collapse"
+    RANDOM_LIKE = "random_like"
 
 
 FINDING_TEXT: Mapping[Finding, str] = {
@@ -68,6 +68,7 @@ FINDING_TEXT: Mapping[Finding, str] = {
     Finding.SHORT_TAIL: "fewer than 20 eigenvalues in the tail: alpha is uncertain",
     Finding.POOR_FIT: "KS distance above 0.1: the tail is hardly a power law",
     Finding.RANK_COLLAPSE: "a tenth or more of the eigenvalues are zero",
+    Finding.RANDOM_LIKE: "the spectrum is that of random weights",
 }
 
 
@@ -167,7 +168,7 @@ class TailFit:
     status: Status = Status.OK
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class LayerReport:
     """What is known of one layer; metrics are looked up as ``layer["alpha"]`` or ``layer.alpha``."""
 
@@ -191,7 +192,14 @@ class LayerReport:
     spectrum: Spectrum | None = field(default=None, repr=False, compare=False)
 
     def __getitem__(self, metric: str) -> Value:
-        return _look_up(self.metrics, metric, "metric")
+        try:
+            return self.metrics[metric]
+        except KeyError:
+            raise unknown_name(metric, "metric", tuple(self.metrics)) from None
+
+    def __repr__(self) -> str:
+        alpha = self.metrics.get("alpha", math.nan)
+        return f"<LayerReport {self.name}: {self.N}×{self.M}, {self.status}, alpha {alpha:.3f}>"
 
     def __getattr__(self, metric: str) -> Value:
         # Reached only for names that are no fields. Dunder look-ups (copy, pickle) must not recurse.
@@ -216,7 +224,7 @@ class SourceInfo:
     notes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class ModelReport:
     """The result of ``analyze``: layers in checkpoint order, what was skipped, and their summary."""
 
@@ -230,9 +238,17 @@ class ModelReport:
 
     def __getitem__(self, layer: str) -> LayerReport:
         for report in self.layers:
-            if layer == report.name or layer in report.aliases:
+            if layer in (report.name, report.name.removesuffix(".weight"), *report.aliases):
                 return report
-        return _look_up({r.name: r for r in self.layers}, layer, "layer")
+        raise unknown_name(layer, "layer", [report.name for report in self.layers])
+
+    def __repr__(self) -> str:
+        return f"<ModelReport of {self.source.address}: {len(self.layers)} layers>"
+
+    def __str__(self) -> str:
+        from spectra import reports
+
+        return reports.to_text(self)
 
     def write(self, path: str | Path) -> None:
         """Write the report as ``.json`` or ``.csv``, by the ending of `path`."""
@@ -246,14 +262,8 @@ class ModelReport:
         return reports.html_table(self)
 
 
-def _look_up(table: Mapping[str, T], name: str, what: str) -> T:
-    try:
-        return table[name]
-    except KeyError:
-        raise unknown_name(name, what, tuple(table)) from None
-
-
 def unknown_name(name: str, what: str, known: Sequence[str]) -> SelectionError:
     """Build the error for a mistyped name, with the nearest known ones."""
-    close = difflib.get_close_matches(name, known, n=3) or sorted(known)[:5]
-    return SelectionError("E_NAME", what, f"no {name!r} here", f"did you mean {', '.join(close)}?")
+    close = difflib.get_close_matches(name, known, n=3)
+    choice = f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(known[:6])}"
+    return SelectionError("E_NAME", what, f"no {name!r} here", choice)

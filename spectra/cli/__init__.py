@@ -4,6 +4,7 @@ Exit codes: 0 done, 2 wrong usage, 3 input unreadable or refused, 4 done but lay
 --strict was given, 130 interrupted.
 """
 
+import io
 import os
 import sys
 import traceback
@@ -71,6 +72,10 @@ def main(debug: bool) -> None:
     trained: the power-law exponent alpha (2 to 6 in well-trained layers, lower is better down
     to 2), alpha-hat, the ERG condition, norms and ranks.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A terminal that cannot show α gets a question mark, not a traceback.
+            stream.reconfigure(errors="replace")
 
 
 def selection(command: Command) -> Command:
@@ -150,21 +155,22 @@ def output(command: Command) -> Command:
     return command
 
 
-@main.command()
+EXAMPLES = """\b
+Examples:
+  spectra analyze model.safetensors
+  spectra analyze checkpoint.pt --layers 'encoder.*' --plots figures
+  spectra analyze model/ --json - --quiet | jq .summary.alpha"""
+
+
+@main.command(epilog=EXAMPLES)
 @click.argument("source", metavar="SOURCE")
 @selection
 @output
-def analyze(source: str, **options: Any) -> None:  # noqa: ANN401 - click's own values
-    r"""Diagnose the weights in SOURCE, layer by layer.
+def analyze(source: str, **options: Any) -> None:  # noqa: ANN401 - click's values
+    """Diagnose the weights in SOURCE, layer by layer.
 
     SOURCE is a checkpoint: a safetensors or torch file (.pt .pth .th .bin .ckpt), an index of
     shards, or a folder that holds one. Nothing in it is ever run.
-
-    \b
-    Examples:
-      spectra analyze model.safetensors
-      spectra analyze checkpoint.pt --layers 'encoder.*' --plots figures
-      spectra analyze model/ --json - --quiet | jq .summary.alpha
 
     Exit codes: 0 done; 2 wrong usage; 3 SOURCE cannot be read, or is refused; 4 some layers have
     no numbers and --strict was given; 130 interrupted (what was done is written, and marked).
@@ -192,7 +198,7 @@ def demo(**options: Any) -> None:  # noqa: ANN401 - click's own values
     _run(sources.demo_model(), **options)
 
 
-@main.command()
+@main.command(short_help="List what an analysis would take and skip.")
 @click.argument("source", metavar="SOURCE")
 @selection
 @click.option("--json", "json_file", metavar="FILE", help="Write it as JSON; - for stdout.")
@@ -220,7 +226,7 @@ def describe(
         terminal.show_inventory(stock, Console(), rows=rows)
 
 
-@main.command()
+@main.command(short_help="Show versions and devices; check this machine.")
 def doctor() -> None:
     """Show versions and devices, and check the arithmetic of this machine."""
     from spectra.cli import checks
@@ -277,19 +283,25 @@ def _deliver(
 
     from spectra.reports import terminal, to_csv, to_json
 
-    if not quiet:
-        # With data on standard output the table goes where a person looks: standard error.
-        terminal.show_report(report, Console(stderr="-" in (json_file, csv_file)), rows=rows)
+    # Files first: a table that goes into a closed pipe must not cost them.
     if json_file:
         _write(json_file, to_json(report))
     if csv_file:
         _write(csv_file, to_csv(report))
-    if plots:
+    if not quiet:
+        # With data on standard output the table goes where a person looks: standard error.
+        terminal.show_report(report, Console(stderr="-" in (json_file, csv_file)), rows=rows)
+    if plots and report.complete:
+        from spectra.cli.progress import progress_bar
         from spectra.reports.plots import save_plots
 
-        written = sum(1 for _ in save_plots(report, plots))
+        total = 1 + sum(layer.spectrum is not None for layer in report.layers)
+        with progress_bar(quiet=quiet) as progress:
+            for done, path in enumerate(save_plots(report, plots), start=1):
+                if progress:
+                    progress(done, total, path.name)
         if not quiet:
-            click.echo(f"{written} pictures in {plots}", err=True)
+            click.echo(f"{total} pictures in {plots}", err=True)
 
 
 def _write(file: str, text: str) -> None:

@@ -1,5 +1,6 @@
 """Reports: the record of an analysis as JSON, CSV, terminal table and plots."""
 
 from spectra.reports.tables import html_table, inventory_json, to_csv, to_dict, to_json, write
+from spectra.reports.terminal import to_text
 
-__all__ = ["html_table", "inventory_json", "to_csv", "to_dict", "to_json", "write"]
+__all__ = ["html_table", "inventory_json", "to_csv", "to_dict", "to_json", "to_text", "write"]

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from spectra.analysis import OVER_TRAINED, UNDER_TRAINED
 from spectra.errors import CheckpointError
@@ -63,6 +63,9 @@ def plot_esd(layer: LayerReport, ax: Axes | None = None) -> Axes:
     if layer.status is Status.OK:
         _draw_fit(layer, values.size, ax)
     ax.set(xscale="log", yscale="log", xlabel="eigenvalue λ of WᵀW", ylabel="density ρ(λ)")
+    for axis, (low, high) in ((ax.xaxis, ax.get_xlim()), (ax.yaxis, ax.get_ylim())):
+        if high > 10 * low:  # a decade has its own label; the others would only crowd it
+            axis.set_minor_formatter(NullFormatter())
     # Names come from files: a "$" in one is no mathematics.
     ax.set_title(_caption(layer), fontsize=10, parse_math=False)
     return ax
@@ -141,10 +144,9 @@ def save_plots(report: ModelReport, folder: Path, *, suffix: str = "png") -> Ite
     try:
         folder.mkdir(parents=True, exist_ok=True)
         yield _save(plot_alpha_by_depth(report), folder / f"alpha_by_depth.{suffix}")
-        for position, layer in enumerate(report.layers):
+        for layer in report.layers:
             if layer.spectrum is not None:
-                path = folder / f"{position:03d}_{slug(layer.name)}.{suffix}"
-                yield _save(plot_esd(layer), path)
+                yield _save(plot_esd(layer), folder / f"{slug(layer.name)}.{suffix}")
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise CheckpointError("E_WRITE", str(folder), f"cannot be written ({reason})") from error
@@ -159,7 +161,10 @@ def slug(name: str) -> str:
 
 
 def _new_axes(width: float = 6.4) -> Axes:
-    axes: Axes = Figure(figsize=(width, 4.4), layout="constrained").add_subplot()
+    figure = Figure(figsize=(width, 4.4))
+    # Margins by hand: a layout engine would take longer than all the drawing.
+    figure.subplots_adjust(left=0.8 / width, right=1 - 0.2 / width, bottom=0.13, top=0.92)
+    axes: Axes = figure.add_subplot()
     return axes
 
 

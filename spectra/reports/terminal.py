@@ -1,5 +1,6 @@
 """The report on a terminal: a table that fits 80 columns, and what it says in words."""
 
+import io
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -23,17 +24,21 @@ from spectra.records import (
 MAX_ROWS = 60
 NAMED = 3  # how many of the worst layers are called by name
 NAME_WIDTH = 30  # of 80 columns; what the others leave on a wider terminal
-OTHER_COLUMNS = 52
+OTHER_COLUMNS = 60
 
-# Worst first; what a layer's last column says when it has several findings.
-NOTES = {
-    Finding.OVER_TRAINED: "over-trained",
-    Finding.UNDER_TRAINED: "under-trained",
-    Finding.RANK_COLLAPSE: "rank collapse",
-    Finding.POOR_FIT: "poor fit",
-    Finding.SHORT_SPECTRUM: "few eigenvalues",
-    Finding.SHORT_TAIL: "short tail",
+# What the last column says, and the legend below it; doubts about the number before the number.
+CODES = {
+    Finding.RANDOM_LIKE: ("noise", "a spectrum like that of random weights"),
+    Finding.OVER_TRAINED: ("over", "alpha below 2, over-trained"),
+    Finding.UNDER_TRAINED: ("under", "alpha above 6, under-trained"),
+    Finding.RANK_COLLAPSE: ("rank", "a tenth or more of the eigenvalues are zero"),
+    Finding.POOR_FIT: ("fit", "KS above 0.1, hardly a power law"),
+    Finding.SHORT_TAIL: ("tail", "fewer than 20 eigenvalues in it"),
+    Finding.SHORT_SPECTRUM: ("few", "fewer than 50 eigenvalues in all"),
 }
+DOUBTS = frozenset(
+    {Finding.RANDOM_LIKE, Finding.POOR_FIT, Finding.SHORT_TAIL, Finding.SHORT_SPECTRUM}
+)
 MEANS = ("alpha", "alpha_hat", "log_norm", "log_spectral_norm", "stable_rank")
 FAILED = {
     Status.TOO_FEW_EIGENVALUES: "too few λ",
@@ -43,17 +48,27 @@ FAILED = {
     Status.UNSUPPORTED_DTYPE: "type not read",
     Status.NOT_REACHED: "not reached",
 }
-STYLES = {"over-trained": "red", "under-trained": "yellow"}
 
 
 def show_report(report: ModelReport, console: Console, *, rows: int = MAX_ROWS) -> None:
     """Print the table of layers (at most `rows`; 0 for all) and the summary below it."""
+    reached = [x for x in report.layers if x.status is not Status.NOT_REACHED]
+    shown = _shown(reached, rows)
     console.print(_heading(report))
-    console.print(_layer_table(_shown(report.layers, rows), console.width))
-    hidden = len(report.layers) - len(_shown(report.layers, rows))
-    if hidden:
-        console.print(Text(f"  … {hidden} more layers; --rows 0 shows all", style="dim"))
+    console.print(_layer_table(shown, console.width))
+    if len(shown) < len(reached):
+        text = f"  … {len(reached) - len(shown)} more layers; --rows 0 shows all"
+        console.print(Text(text, style="dim"))
+    console.print(_legend(shown))
     console.print(_verdict(report))
+
+
+def to_text(report: ModelReport, *, width: int = 100) -> str:
+    """Return the table and the summary as plain text."""
+    console = Console(width=width, file=io.StringIO(), color_system=None, force_terminal=False)
+    show_report(report, console)
+    text: str = console.file.getvalue()  # type: ignore[attr-defined]
+    return "\n".join(line.rstrip() for line in text.splitlines())
 
 
 def show_inventory(stock: Inventory, console: Console, *, rows: int = MAX_ROWS) -> None:
@@ -130,19 +145,22 @@ def _shown(layers: Sequence[LayerReport], rows: int) -> Sequence[LayerReport]:
 
 
 def _badness(layer: LayerReport) -> tuple[int, float]:
-    """Order layers by how much they need a look: outside 2-6 by how far, then other findings."""
+    """Order layers by how much they need a look: solid numbers outside 2-6 first, then doubts."""
     if layer.status is not Status.OK:
         return (1, 0.0)
     alpha = layer.metrics.get("alpha", math.nan)
     outside = max(OVER_TRAINED - alpha, alpha - UNDER_TRAINED, 0.0)
-    return (2 if outside else 1 if layer.warnings else 0, outside)
+    if DOUBTS & set(layer.warnings):
+        return (2, outside) if layer.averaged else (1, outside)
+    return (3, outside) if outside and layer.averaged else (0, outside)
 
 
 def _layer_table(layers: Sequence[LayerReport], width: int) -> Table:
     table = _table("", "layer", "N×M", "alpha", "KS", "tail", "α̂", "note")
     for layer in layers:
-        note = _note(layer)
-        style = "dim" if layer.status is not Status.OK else STYLES.get(note, "")
+        style = "dim" if layer.status is not Status.OK else ""
+        if _badness(layer)[0] == 3:
+            style = "red" if Finding.OVER_TRAINED in layer.warnings else "yellow"
         _add(
             table,
             _mark(layer),
@@ -152,25 +170,33 @@ def _layer_table(layers: Sequence[LayerReport], width: int) -> Table:
             _number(layer, "ks", 3),
             _number(layer, "n_tail", 0),
             _number(layer, "alpha_hat", 2),
-            note,
+            _note(layer),
             style=style,
         )
     return table
 
 
+def _legend(layers: Sequence[LayerReport]) -> Text:
+    """Explain the columns and the codes that this table uses."""
+    used = {finding for layer in layers for finding in layer.warnings}
+    codes = [f"{code}: {text}" for finding, (code, text) in CODES.items() if finding in used]
+    parts = ["KS: distance of the tail from a power law", "tail: eigenvalues in it"]
+    if any(layer.n_matrices > 1 for layer in layers):
+        parts.append("N×M×k: k slices")
+    return Text("  " + " · ".join([*parts, *codes]), style="dim")
+
+
 def _mark(layer: LayerReport) -> str:
     if layer.status is not Status.OK:
         return "-"
-    return "!" if _badness(layer)[0] == 2 else ""
+    return {3: "!", 2: "?"}.get(_badness(layer)[0], "")
 
 
 def _note(layer: LayerReport) -> str:
     if layer.status is not Status.OK:
         return FAILED.get(layer.status, str(layer.status).replace("_", " "))
-    notes = [text for finding, text in NOTES.items() if finding in layer.warnings]
-    if not layer.averaged:
-        notes.append(layer.kind)
-    return notes[0] + ("…" if len(notes) > 1 else "") if notes else ""
+    kind = [] if layer.averaged else [layer.kind]
+    return " ".join([*kind, *(code for f, (code, _) in CODES.items() if f in layer.warnings)])
 
 
 def _shape(layer: LayerReport | Matrix) -> str:
@@ -187,45 +213,49 @@ def _number(layer: LayerReport, metric: str, digits: int) -> str:
 
 
 def _verdict(report: ModelReport) -> RenderableType:
-    """Say what was analysed, the means, where the exponents lie, and where to look first."""
+    """Say what can be judged, where the exponents lie, where to look first, and what was left out."""
     summary = report.summary
     grid = Table.grid(padding=(0, 2, 0, 0))
     grid.add_column(no_wrap=True, style="bold")
     grid.add_column(overflow="fold")
     _add(grid, "", "")
-    counts = Counter(layer.status for layer in report.layers if layer.status is not Status.OK)
-    without = ", ".join(f"{count} {STATUS_TEXT[status]}" for status, count in counts.items())
-    fitted = f"{summary['n_layers'] - summary['n_failed']} of {summary['n_layers']} fitted"
-    _add(grid, "layers", fitted + (f"; without numbers: {without}" if counts else ""))
-    _add(grid, "skipped", _skipped_line(report.skipped))
-    if summary["n_left_out"]:
-        _add(grid, "not averaged", f"{summary['n_left_out']} embeddings and output heads")
+    averaged = [layer for layer in report.layers if layer.averaged and "alpha" in layer.metrics]
+    if averaged:
+        _add_judgement(grid, averaged)
     if summary["n_averaged"]:
         means = [f"{name} {summary[name]:.3f}" for name in MEANS if name in summary]
         _add(grid, f"mean of {summary['n_averaged']}", "   ".join(means))
-    averaged = [layer for layer in report.layers if layer.averaged and "alpha" in layer.metrics]
-    if averaged:
-        _add_alpha_rows(grid, averaged)
+    if summary["n_left_out"]:
+        _add(grid, "not averaged", f"{summary['n_left_out']} embeddings and output heads")
+    counts = Counter(layer.status for layer in report.layers if layer.status is not Status.OK)
+    if counts:
+        without = ", ".join(f"{count} {STATUS_TEXT[status]}" for status, count in counts.items())
+        _add(grid, "no alpha", f"{summary['n_failed']} of {summary['n_layers']}: {without}")
+    _add(grid, "skipped", _skipped_line(report.skipped))
     if not report.complete:
-        _add(grid, "interrupted", "layers not reached are marked", style="bold red")
+        _add(grid, "interrupted", "what was not reached has no numbers", style="bold red")
     return grid
 
 
-def _add_alpha_rows(grid: Table, layers: Sequence[LayerReport]) -> None:
-    over = sum(layer["alpha"] < OVER_TRAINED for layer in layers)
-    under = sum(layer["alpha"] > UNDER_TRAINED for layer in layers)
-    parts = [f"{len(layers) - over - under} from 2 to 6, where well-trained layers lie"]
-    parts += [f"{under} above (under-trained)"] if under else []
-    parts += [f"{over} below (over-trained)"] if over else []
-    _add(grid, "alpha", ", ".join(parts))
-    worst = sorted((x for x in layers if _badness(x)[0] == 2), key=_badness, reverse=True)
-    for position, layer in enumerate(worst[:NAMED]):
+def _add_judgement(grid: Table, layers: Sequence[LayerReport]) -> None:
+    """Judge only layers whose number can be believed, and say how many those are."""
+    solid = [layer for layer in layers if not DOUBTS & set(layer.warnings)]
+    doubtful = len(layers) - len(solid)
+    over = sum(layer["alpha"] < OVER_TRAINED for layer in solid)
+    under = sum(layer["alpha"] > UNDER_TRAINED for layer in solid)
+    parts = [f"{len(solid) - over - under} from 2 to 6, as in well-trained layers"]
+    parts += [f"{under} above 6 (under-trained)"] if under else []
+    parts += [f"{over} below 2 (over-trained)"] if over else []
+    if solid:
+        _add(grid, "alpha", f"of {len(solid)} layers: {'; '.join(parts)}")
+    if doubtful:
+        noise = sum(Finding.RANDOM_LIKE in layer.warnings for layer in layers)
+        text = f"{doubtful} of {len(layers)} (?): poor fit or too few eigenvalues"
+        _add(grid, "not judged", text + (f"; {noise} like random weights" if noise else ""))
+    worst = [layer for layer in layers if _badness(layer)[0] == 3]
+    for position, layer in enumerate(sorted(worst, key=_badness, reverse=True)[:NAMED]):
         text = f"{shorten(layer.name, NAME_WIDTH)}, alpha {_number(layer, 'alpha', 2)}"
         _add(grid, "" if position else "look first at", text)
-    doubtful = sum(bool({Finding.POOR_FIT, Finding.SHORT_TAIL} & set(x.warnings)) for x in layers)
-    if doubtful:
-        text = f"{doubtful} of {len(layers)} rest on a poor fit or a short tail"
-        _add(grid, "with care", text)
 
 
 def _skipped_line(skipped: Sequence[Skipped]) -> str:

@@ -23,6 +23,7 @@ FOREIGN = {
     b"\x89HDF": "an HDF5 (Keras) file",
     b"\x93NUMPY": "a NumPy array file",
 }
+FOREIGN_ENDINGS = {".onnx": "an ONNX model", ".keras": "a Keras model", ".npz": "NumPy arrays"}
 
 
 def open_source(where: Any) -> Source:  # noqa: ANN401 - the one door for everything users have
@@ -45,6 +46,9 @@ def open_source(where: Any) -> Source:  # noqa: ANN401 - the one door for everyt
     WeightError
         If an object in memory holds no weights.
     """
+    if isinstance(where, str) and (not where or "://" in where):
+        reason = "is a URL, which is not read yet" if where else "names no file"
+        raise CheckpointError("E_FORMAT", where or "''", reason, "give a file or folder")
     if isinstance(where, str | Path):
         return _open_path(Path(where))
     if isinstance(where, Mapping):
@@ -83,14 +87,11 @@ def _open_file(path: Path) -> Source:
         raise CheckpointError(
             "E_LFS_POINTER", str(path), "is a git-lfs pointer, not the file", "run: git lfs pull"
         )
-    for magic, what in FOREIGN.items():
-        if head.startswith(magic):
-            raise CheckpointError(
-                "E_FORMAT",
-                str(path),
-                f"is {what}, which is not read yet",
-                "convert it to safetensors",
-            )
+    foreign = next((what for magic, what in FOREIGN.items() if head.startswith(magic)), None)
+    foreign = foreign or FOREIGN_ENDINGS.get(path.suffix)
+    if foreign:
+        reason = f"is {foreign}, which is not read yet"
+        raise CheckpointError("E_FORMAT", str(path), reason, "convert it to safetensors")
     text = head.lstrip().lower()
     if text.startswith((b"<", b"{", b"[")):
         what = "a web page" if text.startswith(b"<") else "a JSON text"

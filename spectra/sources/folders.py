@@ -88,7 +88,8 @@ def _open_loose(folder: Path, weights: Sequence[Path], open_file: Opener) -> Sou
         raise CheckpointError(
             "E_AMBIGUOUS",
             str(folder),
-            f"holds {len(preferred)} checkpoints ({', '.join(p.name for p in preferred[:4])}, ...)",
+            f"holds {len(preferred)} checkpoints: {', '.join(p.name for p in preferred[:4])}"
+            + (", ..." if len(preferred) > 4 else ""),
             "give one file",
         )
     stem, count = sets.pop()

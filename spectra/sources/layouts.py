@@ -26,6 +26,8 @@ EMBEDDING = re.compile(
 HEAD = re.compile(r"^(lm_head|embed_out|output_projection|logits|score|classification_head)$")
 # Heads only where they stand last, narrow and outermost: elsewhere these are ordinary words.
 LAST_HEAD = re.compile(r"^(fc|linear|dense|heads?|classifier|output|out|decoder|predictions)$")
+# What weight_norm and spectral_norm store instead of the weight a layer computes with.
+PARAMETRISED = re.compile(r"\.weight_(g|v|orig)$|(^|\.)parametrizations\.\w+\.original\d?$")
 OPTIMIZER = re.compile(r"(^|\.)(optimizer|optim)(\.|_states?\.)|\.(exp_avg(_sq)?|momentum_buffer)$")
 
 CONVOLUTIONS: dict[int, Kind] = {3: "conv1d", 4: "conv2d", 5: "conv3d"}
@@ -109,6 +111,8 @@ def _why_not(tensor: Tensor, name: str, convention: Convention) -> str:
     shape = tensor.shape
     if OPTIMIZER.search(tensor.name):
         return "optimizer state"
+    if PARAMETRISED.search(name):
+        return "a part of weight_norm or spectral_norm, to be folded first"
     if len(shape) < 2:
         return "scalar" if not shape else "one-dimensional (bias, norm or scale)"
     if 0 in shape:

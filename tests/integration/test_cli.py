@@ -137,6 +137,40 @@ def test_the_launcher_runs_from_a_checkout(checkpoint):
     assert json.loads(done.stdout)["summary"]["n_layers"] == 6
 
 
+def test_a_closed_pipe_costs_no_files(checkpoint, tmp_path):
+    out = tmp_path / "out.json"
+    process = subprocess.Popen(
+        [sys.executable, "cli.py", "analyze", str(checkpoint), "--json", str(out)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    process.stdout.close()
+    assert b"Traceback" not in process.stderr.read()
+    process.stderr.close()
+    process.wait(timeout=60)
+    assert json.loads(out.read_text())["summary"]["n_layers"] == 6
+
+
+def test_a_terminal_without_greek_gets_question_marks(checkpoint):
+    done = subprocess.run(
+        [sys.executable, "cli.py", "analyze", str(checkpoint)],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONIOENCODING": "cp1252"},
+        capture_output=True,
+        check=True,
+    )
+    assert b"Traceback" not in done.stderr
+    assert b"layers.10.fc" in done.stdout
+
+
+@pytest.mark.parametrize(("source", "words"), [("", "names no file"), ("s3://b/m", "is a URL")])
+def test_what_is_no_path_is_named(source, words):
+    result = run("analyze", source)
+    assert result.exit_code == 3
+    assert words in result.stderr
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
 def test_an_interrupted_run_writes_what_is_done_and_marks_it(tmp_path, rng):

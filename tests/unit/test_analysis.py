@@ -98,11 +98,14 @@ def test_layers_are_chosen_by_glob(weights):
     assert "layers.10.fc.weight" in left_out
     with pytest.raises(SelectionError, match="matches none"):
         spectra.analyze(weights, layers=["encoder.*"])
+    one = spectra.analyze(weights, layers="layers.0.fc")  # one pattern, as the table prints it
+    assert [x.name for x in one.layers] == ["layers.0.fc.weight"]
+    assert one["layers.0.fc"] is one["layers.0.fc.weight"]
 
 
 @pytest.mark.parametrize("option", ["convention", "estimator"])
 def test_unknown_choices_are_refused(weights, option):
-    with pytest.raises(SelectionError, match="did you mean"):
+    with pytest.raises(SelectionError, match="known: "):
         spectra.analyze(weights, **{option: "nonsense"})
 
 

@@ -60,6 +60,11 @@ def test_groups_are_cut_into_blocks(rng):
         ("depthwise", (32, 1, 3, 3), {"groups": 32}, "depthwise"),
         ("mlp.experts.up", (4, 8, 8), {}, "experts"),
         ("optimizer.state.0.exp_avg", (8, 8), {}, "optimizer"),
+        ("fc.weight_v", (8, 8), {}, "weight_norm"),
+        ("fc.weight_g", (8, 1), {}, "weight_norm"),
+        ("fc.weight_orig", (8, 8), {}, "spectral_norm"),
+        ("fc.parametrizations.weight.original1", (8, 8), {}, "weight_norm"),
+        ("parametrizations.weight.original", (8, 8), {}, "spectral_norm"),
     ],
 )
 def test_what_is_no_matrix_is_skipped_with_its_reason(name, shape, known, words):

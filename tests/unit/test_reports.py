@@ -97,11 +97,17 @@ def test_terminal_marks_the_worst_and_counts_the_skipped(report, rng):
     noise = spectra.analyze({"noise": rng.standard_normal((784, 300)), "bias": np.ones(3)})
     assert noise["noise"].alpha > 6
     text = shown(noise)
-    assert "! noise" in text
-    assert "under-trained" in text
-    assert "look first at" in text
+    assert "? noise" in text
+    assert "1 of 1 (?)" in text
+    assert "1 like random weights" in text
+    assert "well-trained" not in text
     assert "1 one-dimensional" in text
     assert "1 holds NaN or infinite weights" in shown(report)
+    heavy = spectra.analyze({"heavy": rng.standard_t(1.2, (400, 200))})
+    text = shown(heavy)
+    assert "! heavy" in text
+    assert "1 below 2 (over-trained)" in text
+    assert "look first at  heavy" in text
 
 
 def test_long_tables_keep_the_layers_that_need_a_look(rng):
@@ -113,8 +119,16 @@ def test_long_tables_keep_the_layers_that_need_a_look(rng):
 
 
 def test_every_finding_has_a_note_for_the_table():
-    assert set(terminal.NOTES) == set(Finding)
+    assert set(terminal.CODES) == set(Finding)
+    assert set(terminal.DOUBTS) < set(Finding)
     assert set(terminal.FAILED) <= set(STATUS_TEXT)
+
+
+def test_a_report_prints_as_its_table(report):
+    assert "layers.10.fc" in str(report)
+    assert "not judged" in str(report)
+    assert repr(report) == "<ModelReport of <dict>: 7 layers>"
+    assert "alpha nan" in repr(report["bad"])
 
 
 def test_names_are_shortened_from_the_left():
