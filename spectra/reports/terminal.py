@@ -243,7 +243,8 @@ def _add_judgement(grid: Table, layers: Sequence[LayerReport]) -> None:
     doubtful = len(layers) - len(solid)
     over = sum(layer["alpha"] < OVER_TRAINED for layer in solid)
     under = sum(layer["alpha"] > UNDER_TRAINED for layer in solid)
-    parts = [f"{len(solid) - over - under} from 2 to 6, as in well-trained layers"]
+    inside = len(solid) - over - under
+    parts = [f"{inside} from 2 to 6, as in well-trained layers"] if inside else []
     parts += [f"{under} above 6 (under-trained)"] if under else []
     parts += [f"{over} below 2 (over-trained)"] if over else []
     if solid:

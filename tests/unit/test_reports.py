@@ -106,6 +106,7 @@ def test_terminal_marks_the_worst_and_counts_the_skipped(report, rng):
     heavy = spectra.analyze({"heavy": rng.standard_t(1.2, (400, 200))})
     text = shown(heavy)
     assert "! heavy" in text
+    assert "from 2 to 6" not in text
     assert "1 below 2 (over-trained)" in text
     assert "look first at  heavy" in text
 
