@@ -4,9 +4,8 @@ import fnmatch
 import math
 import platform
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ import numpy as np
 import spectra
 from spectra import conventions, engine, rmt, tails
 from spectra.conventions import Convention
-from spectra.errors import AnalysisInterrupted, SelectionError
+from spectra.errors import AnalysisInterrupted, SelectionError, unknown_name
 from spectra.metrics import METRICS, Metric, evaluate
 from spectra.records import (
     STATUS_TEXT,
@@ -27,7 +26,6 @@ from spectra.records import (
     Spectrum,
     Status,
     Value,
-    unknown_name,
 )
 from spectra.sources import Source, layouts, open_source
 
@@ -150,45 +148,41 @@ def analyze(
 
     finished: dict[int, LayerReport] = {}
     interrupted = False
+    done, total = 0.0, stock.operations
     try:
-        for position, report in _diagnose(
-            opened, stock.matrices, rules, estimator, device, metrics
-        ):
-            finished[position] = report
+        found = _diagnose(opened, stock.matrices, rules, estimator, device, metrics)
+        for position, row in found:
+            finished[position] = row
+            done += engine.operations(stock.matrices[position])
             if progress:
-                done = sum(engine.operations(stock.matrices[i]) for i in finished)
-                progress(done, stock.operations, report.name)
+                progress(done, total, row.name)
     except KeyboardInterrupt:
         interrupted = True
 
     unreached = engine.Failure(Status.NOT_REACHED, STATUS_TEXT[Status.NOT_REACHED])
-    reports = tuple(
+    rows = tuple(
         finished.get(i) or layer_report(matrix, unreached, rules, estimator, metrics)
         for i, matrix in enumerate(stock.matrices)
     )
     report = ModelReport(
         source=stock.source,
-        options=MappingProxyType(
-            {
-                "convention": convention,
-                "estimator": estimator,
-                "layers": layers,
-                "exclude": exclude,
-                "seed": seed,
-            }
-        ),
-        summary=MappingProxyType(summarise(reports, stock.skipped, metrics)),
-        layers=reports,
+        options={
+            "convention": convention,
+            "estimator": estimator,
+            "layers": layers,
+            "exclude": exclude,
+            "seed": seed,
+        },
+        summary=summarise(rows, stock.skipped, metrics),
+        layers=rows,
         skipped=stock.skipped,
-        run=MappingProxyType(
-            {
-                "device": device,
-                "seconds": round(time.perf_counter() - started, 3),
-                "spectra": spectra.__version__,
-                "numpy": np.__version__,
-                "python": platform.python_version(),
-            }
-        ),
+        run={
+            "device": device,
+            "seconds": round(time.perf_counter() - started, 3),
+            "spectra": spectra.__version__,
+            "numpy": np.__version__,
+            "python": platform.python_version(),
+        },
         complete=not interrupted,
     )
     if interrupted:
@@ -203,7 +197,7 @@ def _diagnose(
     estimator: str,
     device: str,
     metrics: Mapping[str, Metric],
-) -> Any:  # noqa: ANN401 - an iterator of (position, LayerReport)
+) -> Iterator[tuple[int, LayerReport]]:
     readable = [i for i, matrix in enumerate(matrices) if layouts.is_readable(matrix)]
     for i in sorted(set(range(len(matrices))) - set(readable)):
         refused = engine.Failure(Status.UNSUPPORTED_DTYPE, f"{matrices[i].dtype} is not read yet")
@@ -252,7 +246,7 @@ def layer_report(
         n_eigenvalues=matrix.n_matrices * matrix.M,
         estimator=estimator,
         residual=math.nan if spectrum is None else spectrum.residual,
-        metrics=MappingProxyType(values),
+        metrics=values,
         averaged=status is Status.OK and (rules.average_all or matrix.kind not in NOT_AVERAGED),
         spectrum=spectrum,
     )
@@ -300,26 +294,27 @@ def _take_stock(
     source: Source, rules: Convention, layers: Sequence[str], exclude: Sequence[str]
 ) -> Inventory:
     matrices, skipped = layouts.matrices_of(source.tensors, rules)
-    names = [matrix.name for matrix in matrices]
     for pattern in (*layers, *exclude):
-        if not any(_matches(name, [pattern]) for name in names):
+        if not any(_matches(matrix, [pattern]) for matrix in matrices):
             raise SelectionError(
                 "E_NO_MATCH",
                 pattern,
-                f"matches none of the {len(names)} layers",
-                f"names look like {', '.join(names[:2])}",
+                f"matches none of the {len(matrices)} layers",
+                f"names look like {', '.join(matrix.name for matrix in matrices[:2])}",
             )
-    chosen = [
-        matrix
-        for matrix in matrices
-        if (not layers or _matches(matrix.name, layers)) and not _matches(matrix.name, exclude)
-    ]
-    left_out = [Skipped(m.name, m.shape, NOT_SELECTED) for m in matrices if m not in chosen]
+    chosen, left_out = [], []
+    for matrix in matrices:
+        wanted = (not layers or _matches(matrix, layers)) and not _matches(matrix, exclude)
+        if wanted:
+            chosen.append(matrix)
+        else:
+            left_out.append(Skipped(matrix.name, matrix.shape, NOT_SELECTED))
     return Inventory(source.info, tuple(chosen), (*skipped, *left_out, *source.ignored))
 
 
-def _matches(name: str, patterns: Sequence[str]) -> bool:
-    forms = (name, name.removesuffix(".weight"))
+def _matches(matrix: Matrix, patterns: Sequence[str]) -> bool:
+    names = (matrix.name, *matrix.aliases)
+    forms = (*names, *(name.removesuffix(".weight") for name in names))
     return any(fnmatch.fnmatchcase(form, pattern) for form in forms for pattern in patterns)
 
 

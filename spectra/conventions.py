@@ -11,7 +11,8 @@ from types import MappingProxyType
 
 import numpy as np
 
-from spectra.records import Kind, Spectrum, unknown_name
+from spectra.errors import unknown_name
+from spectra.records import Kind, Spectrum
 
 # Rounding the entries of W to float32 moves no singular value by more than half of this times ‖W‖_F
 # (Weyl's inequality, with |δw| <= eps/2 |w|); see docs/decisions/0003-zero-eigenvalues.md.

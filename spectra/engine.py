@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from spectra.conventions import FLOAT64_EPS
 from spectra.errors import CheckpointError, DeviceError
 from spectra.records import Matrix, Spectrum, Status
 
@@ -21,8 +22,6 @@ BATCH_BYTES = 64 * 2**20
 
 CERTIFICATE = 1e-9
 """Largest |Σλ - ‖W‖²_F| / ‖W‖²_F of a decomposition that is believed; a good one has 1e-13."""
-
-FLOAT64_EPS = float(np.finfo(np.float64).eps)
 
 Float64 = npt.NDArray[np.float64]
 Stack = npt.NDArray[np.floating]  # (n_matrices, rows, columns)
@@ -111,8 +110,8 @@ def decompose(
     device : str
         ``cpu`` or ``cuda[:i]``.
     resolution : float
-        Smallest σ/σ_max that must be told from zero. The Gram route sees down to about
-        sqrt(M · eps); a matrix with smaller ones is then solved again by SVD.
+        Smallest σ/‖W‖_F that must be told from zero; where the Gram route cannot and there are
+        such, the matrix is solved again by SVD.
 
     Yields
     ------
@@ -120,31 +119,42 @@ def decompose(
         A matrix that fails takes no other with it.
     """
     for batch in batches:
-        stacks: list[Float64] = []
-        exponents: list[int] = []
-        positions: list[int] = []
-        for matrix, position in zip(batch.matrices, batch.positions, strict=True):
-            prepared = _prepare(matrix, read)
-            if isinstance(prepared, Failure):
-                yield position, prepared
-                continue
-            stacks.append(prepared[0])
-            exponents.append(prepared[1])
-            positions.append(position)
-        if not stacks:
+        yield from _solve(batch, read, device, resolution)
+
+
+def _solve(
+    batch: Batch, read: Read, device: str, resolution: float
+) -> list[tuple[int, Spectrum | Failure]]:
+    """Solve one batch; a function of its own so that nothing of it is alive when the next is read."""
+    outcomes: list[tuple[int, Spectrum | Failure]] = []
+    stacks: list[Float64] = []
+    exponents: list[int] = []
+    positions: list[int] = []
+    for matrix, position in zip(batch.matrices, batch.positions, strict=True):
+        prepared = _prepare(matrix, read)
+        if isinstance(prepared, Failure):
+            outcomes.append((position, prepared))
             continue
-        sizes = [len(stack) for stack in stacks]
+        stacks.append(prepared[0])
+        exponents.append(prepared[1])
+        positions.append(position)
+    if not stacks:
+        return outcomes
+    sizes = [len(stack) for stack in stacks]
+    try:
         whole = stacks[0] if len(stacks) == 1 else np.concatenate(stacks)
-        stacks.clear()  # a batch of one is the largest matrix: no second copy of it
         values, norms, used = _eigenvalues(whole, device, resolution)
-        ends = np.cumsum(sizes)
-        for position, exponent, end, size in zip(positions, exponents, ends, sizes, strict=True):
-            part = slice(end - size, end)
-            solver = "svd" if "svd" in used[part] else "gram"
-            yield (
-                position,
-                _spectrum(batch, values[part], float(norms[part].sum()), exponent, solver),
-            )
+    except MemoryError:
+        needed = working_bytes(batch.matrices[0]) / 1e9
+        failure = Failure(Status.OVER_BUDGET, f"needs about {needed:.1f} GB of memory")
+        return outcomes + [(position, failure) for position in positions]
+    ends = np.cumsum(sizes)
+    for position, exponent, end, size in zip(positions, exponents, ends, sizes, strict=True):
+        part = slice(end - size, end)
+        solver = "svd" if "svd" in used[part] else "gram"
+        norm = float(norms[part].sum())
+        outcomes.append((position, _spectrum(batch, values[part], norm, exponent, solver)))
+    return outcomes
 
 
 def _prepare(matrix: Matrix, read: Read) -> tuple[Float64, int] | Failure:
@@ -154,16 +164,20 @@ def _prepare(matrix: Matrix, read: Read) -> tuple[Float64, int] | Failure:
     """
     try:
         stack = read(matrix)
-    except (CheckpointError, OSError, RuntimeError, NotImplementedError) as error:
+        peak = max(float(stack.max()), -float(stack.min()))
+    except MemoryError:
+        return Failure(Status.OVER_BUDGET, f"holds {matrix.nbytes / 1e9:.1f} GB of weights")
+    except (CheckpointError, OSError, RuntimeError, NotImplementedError, ValueError) as error:
         return Failure(Status.UNREADABLE, str(error))
-    peak = max(float(stack.max()), -float(stack.min()))
     if not math.isfinite(peak):
         return Failure(Status.NON_FINITE, _count_non_finite(stack))
     exponent = max(math.frexp(peak)[1], -1000) if peak else 0
     if stack.shape[1] < stack.shape[2]:
         stack = stack.transpose(0, 2, 1)
-    scaled = np.multiply(stack, math.ldexp(1.0, -exponent), dtype=np.float64)
-    return scaled, exponent
+    try:
+        return np.multiply(stack, math.ldexp(1.0, -exponent), dtype=np.float64), exponent
+    except MemoryError:
+        return Failure(Status.OVER_BUDGET, f"{stack.size * 8 / 1e9:.1f} GB in float64")
 
 
 def _count_non_finite(stack: Stack) -> str:
@@ -183,9 +197,10 @@ def _eigenvalues(
     except np.linalg.LinAlgError:
         values = np.full((len(stack), stack.shape[2]), np.nan)
     used = ["gram"] * len(stack)
-    blur = stack.shape[2] * FLOAT64_EPS  # what λ/λ_max the Gram route cannot tell from zero
     for i, found in enumerate(values):
-        unseen = resolution**2 < blur and found[0] <= blur * found[-1] and norms[i] > 0
+        # Rounding in the Gram route, measured at 0.1 to 2 times eps √M λ_max, hides what is smaller.
+        noise = 4 * FLOAT64_EPS * math.sqrt(stack.shape[2]) * found[-1]
+        unseen = found[0] <= noise and resolution**2 * norms[i] < noise
         if unseen or not _residual(norms[i], found) <= CERTIFICATE:
             values[i], used[i] = _svd(stack[i]), "svd"
     return np.maximum(values, 0.0, out=values), norms, used
@@ -243,9 +258,11 @@ def _on_torch(stack: Float64, device: str) -> Float64:
     """Solve on a torch device; the same code runs on torch's CPU for the tests."""
     import torch
 
-    on_device: torch.Tensor = torch.from_numpy(stack).to(device)
     try:
+        on_device: torch.Tensor = torch.from_numpy(stack).to(device)
         solved = torch.linalg.eigvalsh(on_device.mT @ on_device).cpu()
+    except torch.OutOfMemoryError:
+        return np.asarray(np.linalg.eigvalsh(_gram(stack)), np.float64)  # the host has more
     except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
         raise np.linalg.LinAlgError(str(error)) from error
     values: Float64 = solved.numpy()

@@ -3,7 +3,27 @@
 Bad *data* (NaN, zero, too small) is no exception but a status in the report; see ``records.Status``.
 """
 
+import difflib
+from collections.abc import Sequence
 from typing import Any
+
+MAX_TEXT = 400
+
+
+def printable(text: str) -> str:
+    r"""Show control and direction characters as escapes, so that no name can drive a terminal.
+
+    Examples
+    --------
+    >>> print(printable(chr(27) + "[31mred"))
+    \x1b[31mred
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _short(text: str) -> str:
+    text = printable(text)
+    return text if len(text) <= MAX_TEXT else f"{text[: MAX_TEXT // 2]}…{text[-MAX_TEXT // 2 :]}"
 
 
 class SpectraError(Exception):
@@ -29,8 +49,8 @@ class SpectraError(Exception):
         super().__init__(code, subject, reason, advice)
 
     def __str__(self) -> str:
-        text = f"{self.subject}: {self.reason}"
-        return f"{text}; {self.advice}" if self.advice else text
+        text = f"{_short(self.subject)}: {_short(self.reason)}"
+        return f"{text}; {_short(self.advice)}" if self.advice else text
 
 
 class CheckpointError(SpectraError):
@@ -47,6 +67,13 @@ class DeviceError(SpectraError):
 
 class SelectionError(SpectraError, ValueError):
     """A name, pattern or choice that fits nothing."""
+
+
+def unknown_name(name: str, what: str, known: Sequence[str]) -> SelectionError:
+    """Build the error for a mistyped name, with the nearest known ones."""
+    close = difflib.get_close_matches(name, known, n=3)
+    choice = f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(known[:6])}"
+    return SelectionError("E_NAME", what, f"no {name!r} here", choice)
 
 
 class AnalysisInterrupted(KeyboardInterrupt):

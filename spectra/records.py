@@ -2,7 +2,7 @@
 
 import difflib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from spectra.errors import SelectionError
+from spectra.errors import unknown_name
 
 Vector: TypeAlias = npt.NDArray[np.float64]
 Kind: TypeAlias = Literal["linear", "embedding", "head", "conv1d", "conv2d", "conv3d"]
@@ -31,6 +31,7 @@ class Status(StrEnum):
     NOT_CONVERGED = "not_converged"
     UNSUPPORTED_DTYPE = "unsupported_dtype"
     UNREADABLE = "unreadable"
+    OVER_BUDGET = "over_budget"
     NOT_REACHED = "not_reached"
 
 
@@ -45,6 +46,7 @@ STATUS_TEXT: Mapping[Status, str] = {
     Status.NOT_CONVERGED: "the decomposition failed its own check",
     Status.UNSUPPORTED_DTYPE: "stored in a type whose values need scales that are not read yet",
     Status.UNREADABLE: "its bytes could not be read",
+    Status.OVER_BUDGET: "does not fit in memory",
     Status.NOT_REACHED: "the analysis was interrupted before it",
 }
 
@@ -77,8 +79,8 @@ class Tensor:
     """One tensor of a checkpoint, as its header describes it.
 
     ``storage`` is equal for two tensors exactly when they are the same numbers in the same place
-    (tied weights); ``None`` where the format cannot say. ``groups`` and ``kind`` are known for live
-    modules only.
+    (tied weights); ``None`` where the format cannot say. ``owner`` is the class of the module that
+    holds it, which says of what ``kind`` it is and of how many ``groups``; None for files.
     """
 
     name: str
@@ -86,6 +88,7 @@ class Tensor:
     dtype: str
     nbytes: int
     storage: tuple[object, ...] | None = None
+    owner: str | None = None
     kind: Kind | None = None
     groups: int = 1
 
@@ -165,7 +168,7 @@ class TailFit:
     n_tail: int = 0
     alpha_stderr: float = math.nan
     estimator: str = "csn"
-    status: Status = Status.OK
+    status: Status = Status.FIT_FAILED
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -260,10 +263,3 @@ class ModelReport:
         from spectra import reports
 
         return reports.html_table(self)
-
-
-def unknown_name(name: str, what: str, known: Sequence[str]) -> SelectionError:
-    """Build the error for a mistyped name, with the nearest known ones."""
-    close = difflib.get_close_matches(name, known, n=3)
-    choice = f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(known[:6])}"
-    return SelectionError("E_NAME", what, f"no {name!r} here", choice)

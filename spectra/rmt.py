@@ -159,15 +159,18 @@ def bulk(spectrum: Spectrum, *, level: float = SPIKE_LEVEL) -> Bulk:
     Bulk
         ``lambda_plus`` is the Marchenko-Pastur edge of the bulk, in the unit of the eigenvalues.
     """
-    N, M, k = spectrum.N, spectrum.M, spectrum.n_matrices
+    # Zeros are no noise: a matrix that has lost rank is taken for one with fewer columns.
+    values = spectrum.eigenvalues[spectrum.eigenvalues > spectrum.floor]
+    N, k = spectrum.N, spectrum.n_matrices
+    M = max(round(values.size / k), 1)
     per_slice = max(level / k, TRACY_WIDOM_LEVELS[-1])
-    variance = float(np.mean(spectrum.eigenvalues)) / N
-    if spectrum.eigenvalues[-1] <= variance * largest_of_noise(N, M, level=per_slice, n_matrices=k):
+    variance = float(np.mean(values)) / N
+    if values[-1] <= variance * largest_of_noise(N, M, level=per_slice, n_matrices=k):
         return Bulk(edge(N, M, variance), 0)
-    median = float(np.median(spectrum.eigenvalues) / np.median(marchenko_pastur_quantiles(N, M)))
+    median = float(np.median(values) / np.median(marchenko_pastur_quantiles(N, M)))
     variance = min(variance, median / N)
     bound = variance * largest_of_noise(N, M, level=per_slice)
-    return Bulk(edge(N, M, variance), int(np.count_nonzero(spectrum.eigenvalues > bound)))
+    return Bulk(edge(N, M, variance), int(np.count_nonzero(values > bound)))
 
 
 def marchenko_pastur_quantiles(N: int, M: int) -> Vector:

@@ -60,6 +60,8 @@ def erg_cut(eigenvalues: Vector) -> ErgCut:
     descending = np.asarray(eigenvalues, dtype=np.float64)[::-1]
     if descending.size == 0 or descending[0] <= 0:
         raise ValueError("`eigenvalues` must hold at least one positive number")
+    if descending[0] == descending[-1]:
+        return ErgCut(descending.size, float(descending[0]))  # c_k = 0 for all k, but for rounding
     with np.errstate(divide="ignore"):  # ln 0 = -inf ends the tail, as it should
         log_det = np.cumsum(np.log(descending / np.mean(descending)))
     below = np.flatnonzero(log_det < 0)

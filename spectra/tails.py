@@ -11,12 +11,14 @@ from types import MappingProxyType
 import numpy as np
 
 from spectra.conventions import FLOAT32_EPS, HTSR, Convention
-from spectra.records import Spectrum, Status, TailFit, Vector, unknown_name
+from spectra.errors import unknown_name
+from spectra.records import Spectrum, Status, TailFit, Vector
 
 # How the exact search is made fast: every candidate tail is probed at a few positions, a lower bound
 # on its KS distance; candidates are then computed in full, best bound first, until no bound can win.
 PROBES = (8, 32, 128, 512)
 SMALL_SAMPLE_TAIL = 8
+TINY = float(np.finfo(np.float64).tiny)
 
 
 def fit_tail(
@@ -127,7 +129,10 @@ def fit_power_law(
 
 
 def _csn(x: Vector, min_tail: int, *, small_sample: bool) -> TailFit:
-    logs = np.log(x / x[-1])
+    # The quotient makes the fit free of scale to the last bit, unless it leaves float64.
+    with np.errstate(under="ignore"):
+        ratios = x / x[-1]
+    logs = np.log(ratios) if ratios[0] > TINY else np.log(x) - np.log(x[-1])
     starts = _starts(x, max(min_tail, SMALL_SAMPLE_TAIL if small_sample else 2))
     if starts.size == 0:
         if not small_sample:
@@ -151,6 +156,7 @@ def _csn(x: Vector, min_tail: int, *, small_sample: bool) -> TailFit:
         ks=ks,
         n_tail=x.size - start,
         alpha_stderr=slope / math.sqrt(x.size - start),
+        status=Status.OK,
     )
 
 

@@ -30,7 +30,6 @@ EXIT_USAGE = 2
 EXIT_INPUT = 3
 EXIT_LAYERS = 4
 EXIT_INTERRUPTED = 130
-PLAIN_PROGRESS_SECONDS = 10
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -45,17 +44,12 @@ class Group(click.Group):
         except SpectraError as error:
             if ctx.params.get("debug"):
                 traceback.print_exc()
-            click.echo(f"error[{error.code}] {_one_line(str(error))}", err=True)
+            click.echo(f"error[{error.code}] {error}", err=True)
             # A mistyped name or an absent device is usage; whatever the input holds is input.
             ctx.exit(EXIT_USAGE if isinstance(error, SelectionError | DeviceError) else EXIT_INPUT)
         except KeyboardInterrupt:
             click.echo("interrupted", err=True)
             ctx.exit(EXIT_INTERRUPTED)
-
-
-def _one_line(text: str) -> str:
-    """Escape what would break the line or drive the terminal; file and tensor names may hold it."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 @click.group(

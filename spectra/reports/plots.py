@@ -11,11 +11,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from spectra.analysis import OVER_TRAINED, UNDER_TRAINED
-from spectra.errors import CheckpointError
+from spectra.errors import CheckpointError, printable
 from spectra.records import LayerReport, ModelReport, Status
 
 BINS = 60
-FORMATS = ("png", "svg", "pdf")
+OVERVIEW = "alpha_by_depth"
 # Okabe & Ito's colours, told apart by every kind of colour vision.
 BLUE, ORANGE, GREEN, PINK, GREY = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#777777"
 KIND_STYLE = {
@@ -51,8 +51,8 @@ def plot_esd(layer: LayerReport, ax: Axes | None = None) -> Axes:
         raise ValueError(f"layer {layer.name!r} has no spectrum ({layer.status})")
     ax = ax if ax is not None else _new_axes()
     values = layer.spectrum.eigenvalues
-    values = values[values > layer.spectrum.floor]
-    if values.size > 1 and values[-1] > values[0]:
+    values = values[values > max(layer.spectrum.floor, np.finfo(np.float64).tiny * 1e16)]
+    if values.size > 1 and values[-1] > values[0] * (1 + 1e-6):
         edges = np.geomspace(values[0], values[-1], min(BINS, max(8, values.size // 3)) + 1)
         edges[0], edges[-1] = values[0], values[-1]
         counts, _ = np.histogram(values, edges)
@@ -95,7 +95,8 @@ def _draw_fit(layer: LayerReport, n_positive: int, ax: Axes) -> None:
 
 def _caption(layer: LayerReport) -> str:
     slices = f", {layer.n_matrices} slices" if layer.n_matrices > 1 else ""
-    name = layer.name if len(layer.name) <= 60 else f"{layer.name[:20]}…{layer.name[-39:]}"
+    name = printable(layer.name)
+    name = name if len(name) <= 60 else f"{name[:20]}…{name[-39:]}"
     return f"{name}  ({layer.N}×{layer.M}{slices})"
 
 
@@ -143,7 +144,7 @@ def save_plots(report: ModelReport, folder: Path, *, suffix: str = "png") -> Ite
     """Write one picture over the model and one a layer, yielding each path as it is done."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        yield _save(plot_alpha_by_depth(report), folder / f"alpha_by_depth.{suffix}")
+        yield _save(plot_alpha_by_depth(report), folder / f"{OVERVIEW}.{suffix}")
         for layer in report.layers:
             if layer.spectrum is not None:
                 yield _save(plot_esd(layer), folder / f"{slug(layer.name)}.{suffix}")
@@ -155,7 +156,7 @@ def save_plots(report: ModelReport, folder: Path, *, suffix: str = "png") -> Ite
 def slug(name: str) -> str:
     """Return a file name for a layer: safe letters, at most 80, a hash where that loses something."""
     safe = re.sub(r"[^A-Za-z0-9._-]+", "_", name)[:80].strip(".")
-    if safe == name:
+    if safe == name and name not in ("", OVERVIEW):
         return safe
     return f"{safe}_{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
 

@@ -145,8 +145,16 @@ def write_text(path: Path, text: str) -> None:
     """Write a file whole or not at all: to a temporary name beside it, then moved into place."""
     temporary = None
     try:
+        if path.exists() and not path.is_file():  # a device or a pipe: nothing to be moved over
+            path.write_text(text, encoding="utf-8", errors="backslashreplace")
+            return
         with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", newline="", dir=path.parent, delete=False
+            "w",
+            encoding="utf-8",
+            errors="backslashreplace",
+            newline="",
+            dir=path.parent,
+            delete=False,
         ) as file:
             temporary = Path(file.name)
             file.write(text)

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from spectra.analysis import OVER_TRAINED, UNDER_TRAINED, Inventory
 from spectra.engine import operations
+from spectra.errors import printable
 from spectra.records import (
     STATUS_TEXT,
     Finding,
@@ -98,11 +99,6 @@ def show_inventory(stock: Inventory, console: Console, *, rows: int = MAX_ROWS) 
         highlight=False,
     )
     console.print(Text(f"skipped: {_skipped_line(stock.skipped)}", style="dim"))
-
-
-def printable(text: str) -> str:
-    """Show control and direction characters as escapes, so that no name can drive the terminal."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def shorten(name: str, width: int) -> str:

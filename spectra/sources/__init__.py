@@ -69,14 +69,18 @@ def _open_path(path: Path) -> Source:
         return _open_file(path)
     except OSError as error:
         reason = error.strerror or str(error)
-        raise CheckpointError("E_UNREADABLE", str(path), reason.lower()) from error
+        raise CheckpointError(
+            "E_UNREADABLE", str(path), reason.lower(), "check the path and its permissions"
+        ) from error
 
 
 def _open_file(path: Path) -> Source:
     if not path.exists():
         raise _not_found(path)
     if not path.is_file():
-        raise CheckpointError("E_NOT_A_FILE", str(path), "is neither a file nor a folder")
+        raise CheckpointError(
+            "E_NOT_A_FILE", str(path), "is neither a file nor a folder", "give a checkpoint"
+        )
     if path.name.endswith(folders.INDEX_ENDING):
         return folders.open_index(path, _open_file)
     with path.open("rb") as file:
@@ -87,6 +91,9 @@ def _open_file(path: Path) -> Source:
         raise CheckpointError(
             "E_LFS_POINTER", str(path), "is a git-lfs pointer, not the file", "run: git lfs pull"
         )
+    # A safetensors file begins with the length of its header, below 2^32, and then its brace.
+    if head[4:9] == b"\0\0\0\0{":
+        return _open_safetensors(path)
     foreign = next((what for magic, what in FOREIGN.items() if head.startswith(magic)), None)
     foreign = foreign or FOREIGN_ENDINGS.get(path.suffix)
     if foreign:
@@ -98,11 +105,8 @@ def _open_file(path: Path) -> Source:
         raise CheckpointError(
             "E_NOT_A_CHECKPOINT", str(path), f"is {what}, not weights", "download the file again"
         )
-    # A safetensors file begins with the length of its header, and then the header's brace.
-    if head[8:9] == b"{" or path.suffix == ".safetensors":
-        from spectra.sources.safetensors_files import SafetensorsFile
-
-        return SafetensorsFile(path)
+    if path.suffix == ".safetensors" and not head.startswith(ZIP):
+        return _open_safetensors(path)
     if head.startswith((ZIP, b"\x80")) or path.suffix in folders.TORCH_ENDINGS:
         from spectra.sources.torch_files import TorchFile
 
@@ -115,11 +119,18 @@ def _open_file(path: Path) -> Source:
     )
 
 
+def _open_safetensors(path: Path) -> Source:
+    from spectra.sources.safetensors_files import SafetensorsFile
+
+    return SafetensorsFile(path)
+
+
 def _not_found(path: Path) -> CheckpointError:
     parent = path.parent
     close: list[str] = []
     if parent.is_dir():
-        close = difflib.get_close_matches(path.name, [p.name for p in parent.iterdir()], n=2)
+        others = [p.name for p in parent.iterdir() if p.name != path.name]
+        close = difflib.get_close_matches(path.name, others, n=2)
     advice = f"did you mean {' or '.join(close)}?" if close else "give a file or folder"
     return CheckpointError("E_NOT_FOUND", str(path), "does not exist", advice)
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from spectra.errors import CheckpointError
-from spectra.records import Skipped, SourceInfo, Tensor
+from spectra.records import Kind, Skipped, SourceInfo, Tensor
 
 Array = npt.NDArray[Any]
 
@@ -18,6 +18,9 @@ Array = npt.NDArray[Any]
 FLOAT_TYPES: Mapping[str, npt.DTypeLike] = MappingProxyType(
     {"float64": "<f8", "float32": "<f4", "float16": "<f2", "bfloat16": "<u2"}
 )
+
+
+CONVOLUTIONS: Mapping[int, Kind] = MappingProxyType({3: "conv1d", 4: "conv2d", 5: "conv3d"})
 
 
 class Source(Protocol):
@@ -57,7 +60,8 @@ def decode(raw: bytes | Array, dtype: str, shape: tuple[int, ...]) -> Array:
 def natural_key(name: str) -> list[tuple[int, int, str]]:
     """Sort key under which ``layers.2`` comes before ``layers.10``."""
     return [
-        (1, int(part), "") if part.isdecimal() else (0, 0, part)
+        # Digits compare by length, then by text: as numbers, without making any.
+        (1, len(part.lstrip("0")), part.lstrip("0")) if part.isdecimal() else (0, 0, part)
         for part in re.split(r"(\d+)", name)
     ]
 

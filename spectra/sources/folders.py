@@ -11,6 +11,7 @@ from spectra.sources.base import Array, Source, natural_key, totals
 
 INDEX_ENDING = ".index.json"
 MAX_INDEX = 256 * 2**20
+USUAL_INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 TORCH_ENDINGS = (".bin", ".pt", ".pth", ".th", ".ckpt")
 SHARD = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})$")
 # Training leaves these beside the model; none of them holds its weights.
@@ -44,6 +45,11 @@ class ShardedSource:
             str(folder), f"{shards[0].info.format}, sharded", *totals(tensors), notes
         )
 
+    def home(self, name: str) -> Path | None:
+        """Return the file that holds a tensor."""
+        shard = self._home.get(name)
+        return None if shard is None else Path(shard.info.address)
+
     def read(self, name: str) -> Array:
         """Return one tensor from the shard that holds it."""
         return self._home[name].read(name)
@@ -58,8 +64,8 @@ def open_folder(folder: Path, open_file: Opener) -> Source:
     for endings in ((".safetensors",), TORCH_ENDINGS):
         indexes = [p for p in files if p.name.endswith(tuple(e + INDEX_ENDING for e in endings))]
         if indexes:
-            preferred = [p for p in indexes if p.name.startswith(("model.", "pytorch_model."))]
-            return open_index((preferred or indexes)[0], open_file)
+            indexes.sort(key=lambda p: p.name not in USUAL_INDEXES)
+            return open_index(indexes[0], open_file)
         weights = [p for p in files if p.name.endswith(endings) and not NOT_WEIGHTS.match(p.name)]
         if weights:
             return _open_loose(folder, weights, open_file)
@@ -73,7 +79,10 @@ def open_folder(folder: Path, open_file: Opener) -> Source:
 
 
 def _holds_weights(folder: Path) -> bool:
-    return any(p.name.endswith((".safetensors", *TORCH_ENDINGS)) for p in folder.iterdir())
+    try:
+        return any(p.name.endswith((".safetensors", *TORCH_ENDINGS)) for p in folder.iterdir())
+    except OSError:
+        return False
 
 
 def _open_loose(folder: Path, weights: Sequence[Path], open_file: Opener) -> Source:
@@ -95,6 +104,15 @@ def _open_loose(folder: Path, weights: Sequence[Path], open_file: Opener) -> Sou
     stem, count = sets.pop()
     suffix = preferred[0].suffix
     expected = [f"{stem}-{n:05d}-of-{count}{suffix}" for n in range(1, int(count) + 1)]
+    names = {p.name for p in preferred}
+    if names - set(expected):
+        raise CheckpointError(
+            "E_AMBIGUOUS",
+            str(folder),
+            f"holds {', '.join(sorted(names - set(expected)))}, more than its own count of shards",
+            "give one file, or remove it",
+        )
+    _require_all(folder, expected, [name for name in expected if name not in names])
     return _open_shards(folder, expected, open_file, note="shards without an index")
 
 
@@ -108,19 +126,30 @@ def open_index(index: Path, open_file: Opener) -> Source:
         weight_map = None
     if not isinstance(weight_map, Mapping) or not weight_map:
         raise _bad_index(index, "has no weight_map")
-    if not all(isinstance(name, str) for name in weight_map.values()):
-        raise _bad_index(index, "has a weight_map whose values are no file names")
+    if not all(
+        isinstance(name, str) and not name.endswith(INDEX_ENDING) for name in weight_map.values()
+    ):
+        raise _bad_index(index, "has a weight_map whose values are no weight files")
     names = sorted(set(weight_map.values()), key=natural_key)
     source = _open_shards(index.parent, names, open_file, note=f"listed by {index.name}")
-    absent = sorted(weight_map.keys() - {tensor.name for tensor in source.tensors})
+    absent = sorted(
+        name for name, shard in weight_map.items() if source.home(name) != index.parent / shard
+    )
     if absent:
         raise _bad_index(index, f"names {len(absent)} tensors its shards lack, first {absent[0]!r}")
     return source
 
 
-def _open_shards(folder: Path, names: Sequence[str], open_file: Opener, *, note: str) -> Source:
+def _open_shards(
+    folder: Path, names: Sequence[str], open_file: Opener, *, note: str
+) -> ShardedSource:
     paths = [contained(folder, name) for name in names]
-    missing = [name for name, path in zip(names, paths, strict=True) if not path.is_file()]
+    _require_all(folder, names, [n for n, p in zip(names, paths, strict=True) if not p.is_file()])
+    notes = (f"{len(names)} shards, {note}",)
+    return ShardedSource(folder, [open_file(path) for path in paths], notes)
+
+
+def _require_all(folder: Path, names: Sequence[str], missing: Sequence[str]) -> None:
     if missing:
         raise CheckpointError(
             "E_MISSING_SHARD",
@@ -128,8 +157,6 @@ def _open_shards(folder: Path, names: Sequence[str], open_file: Opener, *, note:
             f"lacks {len(missing)} of {len(names)} shards: {', '.join(missing[:4])}",
             "finish the download",
         )
-    notes = (f"{len(names)} shards, {note}",)
-    return ShardedSource(folder, [open_file(path) for path in paths], notes)
 
 
 def contained(folder: Path, name: str) -> Path:
@@ -138,17 +165,23 @@ def contained(folder: Path, name: str) -> Path:
     Symbolic links may leave it only as a hub cache lays them: from a snapshot to its ``blobs``.
     """
     path = folder / name
-    home, target = folder.resolve(), path.resolve()
+    try:
+        home, target = folder.resolve(), path.resolve()
+    except (ValueError, RuntimeError) as error:  # a NUL in the name, links in a circle
+        raise _outside(folder, name) from error
     allowed = [home]
     if home.parent.name == "snapshots":
         allowed.append(home.parent.parent / "blobs")
     plain = not Path(name).is_absolute() and ".." not in Path(name).parts
     windows = "\\" in name or re.match(r"[A-Za-z]:", name)
     if not plain or windows or not any(target.is_relative_to(root) for root in allowed):
-        raise CheckpointError(
-            "E_PATH", str(folder), f"names {name!r}, outside its own folder", "do not trust it"
-        )
+        raise _outside(folder, name)
     return path
+
+
+def _outside(folder: Path, name: str) -> CheckpointError:
+    reason = f"names {name!r}, which is no file of its own folder"
+    return CheckpointError("E_PATH", str(folder), reason, "do not trust it")
 
 
 def _bad_index(index: Path, reason: str) -> CheckpointError:

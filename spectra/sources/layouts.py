@@ -6,13 +6,14 @@ transposed convolutions need a rule of their own.
 
 import dataclasses
 import re
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 
 from spectra.conventions import Convention
 from spectra.records import Kind, Matrix, Skipped, Tensor
-from spectra.sources.base import FLOAT_TYPES, Array
+from spectra.sources.base import CONVOLUTIONS, FLOAT_TYPES, Array
 
 # Wrappers of trainers and compilers: never part of what a layer is called.
 WRAPPERS = re.compile(
@@ -21,16 +22,20 @@ WRAPPERS = re.compile(
 PARALLEL = "module."
 
 EMBEDDING = re.compile(
-    r"(^|_)emb(ed|eds|edding|eddings)?$|^(wte|wpe|shared|embed_(tokens|positions|in|words))$"
+    r"(^|_)emb(ed|eds|edding|eddings)?$|^(wte|wpe|embed_(tokens|positions|in|words))$"
 )
-HEAD = re.compile(r"^(lm_head|embed_out|output_projection|logits|score|classification_head)$")
-# Heads only where they stand last, narrow and outermost: elsewhere these are ordinary words.
-LAST_HEAD = re.compile(r"^(fc|linear|dense|heads?|classifier|output|out|decoder|predictions)$")
+HEAD = re.compile(r"^(lm_head|embed_out)$")
+# Ordinary words, heads only where they stand outermost and lead nowhere further.
+OUTERMOST_EMBEDDING = "shared"
+OUTERMOST_HEAD = re.compile(
+    r"^(fc|linear|dense|heads?|classifier|classification_head|output(_projection)?|out|score|logits"
+    r"|decoder|predictions)$"
+)
+EXPERTS = re.compile(r"expert|moe", re.IGNORECASE)
 # What weight_norm and spectral_norm store instead of the weight a layer computes with.
 PARAMETRISED = re.compile(r"\.weight_(g|v|orig)$|(^|\.)parametrizations\.\w+\.original\d?$")
 OPTIMIZER = re.compile(r"(^|\.)(optimizer|optim)(\.|_states?\.)|\.(exp_avg(_sq)?|momentum_buffer)$")
 
-CONVOLUTIONS: dict[int, Kind] = {3: "conv1d", 4: "conv2d", 5: "conv3d"}
 MAX_PEER_EIGENVALUES = 15_000
 MIN_PEER_EIGENVALUES = 8
 MAX_PEER_SIDE = 50_000
@@ -43,9 +48,10 @@ def matrices_of(
 
     Tied tensors (the same numbers in the same place) give one matrix with both names.
     """
-    names = clean_names([tensor.name for tensor in tensors])
-    wide = [tensor.name for tensor in tensors if len(tensor.shape) == 2]
-    last = wide[-1] if wide else None
+    names = clean_names(
+        [tensor.name for tensor in tensors], [tensor.name for tensor in tensors if tensor.shape]
+    )
+    inputs = Counter(tensor.shape[1] for tensor in tensors if len(tensor.shape) >= 2)
     matrices: list[Matrix] = []
     skipped: list[Skipped] = []
     owner: dict[tuple[object, ...], int] = {}
@@ -61,7 +67,7 @@ def matrices_of(
         if reason:
             skipped.append(Skipped(name, tensor.shape, reason))
             continue
-        matrices.append(_matrix(tensor, name, is_last=tensor.name == last, convention=convention))
+        matrices.append(_matrix(tensor, name, inputs, convention))
         if tensor.storage is not None:
             owner[tensor.storage] = len(matrices) - 1
     return matrices, skipped
@@ -98,11 +104,13 @@ def stack(matrix: Matrix, values: Array) -> Array:
     return slices.reshape(-1, first // matrix.groups, second)
 
 
-def clean_names(names: Sequence[str]) -> list[str]:
-    """Remove what wrappers put into names; ``module.`` only where every name carries it."""
+def clean_names(names: Sequence[str], deciding: Sequence[str] | None = None) -> list[str]:
+    """Remove what wrappers put into names; ``module.`` only where all the `deciding` carry it."""
     cleaned = [WRAPPERS.sub("", name) for name in names]
-    while cleaned and all(name.startswith(PARALLEL) for name in cleaned):
+    carry = [WRAPPERS.sub("", name) for name in (names if deciding is None else deciding)]
+    while carry and all(name.startswith(PARALLEL) for name in carry):
         cleaned = [name.removeprefix(PARALLEL) for name in cleaned]
+        carry = [name.removeprefix(PARALLEL) for name in carry]
     return cleaned if len(set(cleaned)) == len(cleaned) else list(names)
 
 
@@ -124,8 +132,12 @@ def _why_not(tensor: Tensor, name: str, convention: Convention) -> str:
     if convention.peer_layouts:
         return _why_not_for_peer(shape, name)
     if len(shape) > 2:
-        if "experts" in name:
+        if EXPERTS.search(name):
             return "stacked experts are not split yet"
+        # A file does not say what three axes are; a kernel is shorter than it has channels.
+        told = tensor.kind is not None or (tensor.owner is None and len(shape) > 3)
+        if not told and (tensor.owner is not None or shape[2] > min(shape[:2])):
+            return "three or more dimensions that are no convolution"
         if min(shape[0] // tensor.groups, shape[1]) == 1:
             return "depthwise or single-channel: each kernel slice is a vector"
     return ""
@@ -143,13 +155,13 @@ def _why_not_for_peer(shape: tuple[int, ...], name: str) -> str:
     return ""
 
 
-def _matrix(tensor: Tensor, name: str, *, is_last: bool, convention: Convention) -> Matrix:
+def _matrix(tensor: Tensor, name: str, inputs: Counter[int], convention: Convention) -> Matrix:
     groups = 1 if convention.peer_layouts or len(tensor.shape) == 2 else tensor.groups
     rows, columns = tensor.shape[0] // groups, tensor.shape[1]
     return Matrix(
         name=name,
         tensor=tensor.name,
-        kind=_kind(tensor, name, is_last=is_last),
+        kind=_kind(tensor, name, inputs),
         shape=tensor.shape,
         dtype=tensor.dtype,
         nbytes=tensor.nbytes,
@@ -160,17 +172,20 @@ def _matrix(tensor: Tensor, name: str, *, is_last: bool, convention: Convention)
     )
 
 
-def _kind(tensor: Tensor, name: str, *, is_last: bool) -> Kind:
+def _kind(tensor: Tensor, name: str, inputs: Counter[int]) -> Kind:
+    """Tell embeddings and output heads from other linear layers, whatever the order of the file."""
     if len(tensor.shape) > 2:
         return CONVOLUTIONS[len(tensor.shape)]
     path = name.removesuffix(".weight").split(".")
-    leaf = path[-1]
-    if tensor.kind == "embedding" or EMBEDDING.search(leaf):
+    outer, leaf = path[0], path[-1]
+    if tensor.kind == "embedding" or EMBEDDING.search(leaf) or path == [OUTERMOST_EMBEDDING]:
         return "embedding"
-    narrow = tensor.shape[0] < tensor.shape[1]
-    if HEAD.match(leaf) or (is_last and narrow and LAST_HEAD.match(path[0])):
+    if HEAD.match(leaf):
         return "head"
-    return "linear"
+    # A head is narrower than what it reads, and nothing else reads what it gives.
+    rows, columns = tensor.shape
+    narrow = rows < columns and not inputs[rows]
+    return "head" if narrow and OUTERMOST_HEAD.match(outer) else "linear"
 
 
 def is_readable(matrix: Matrix) -> bool:

@@ -1,5 +1,6 @@
 """Weights already in memory: a live ``nn.Module``, a state dict, a dict of arrays."""
 
+import dataclasses
 import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,7 @@ import numpy as np
 from spectra.errors import WeightError
 from spectra.records import Kind, Skipped, SourceInfo, Tensor
 from spectra.sources import torch_files
-from spectra.sources.base import Array, totals
+from spectra.sources.base import CONVOLUTIONS, Array, totals
 
 if TYPE_CHECKING:
     from torch import nn
@@ -33,7 +34,8 @@ class MemorySource:
     def read(self, name: str) -> Array:
         """Return one tensor as a NumPy array."""
         value = self._values[name]
-        return value if isinstance(value, np.ndarray) else torch_files.to_array(value)
+        is_array = isinstance(value, np.ndarray)
+        return np.asarray(value) if is_array else torch_files.to_array(value)
 
 
 def open_mapping(values: Mapping[str, Any]) -> MemorySource:
@@ -50,10 +52,10 @@ def open_mapping(values: Mapping[str, Any]) -> MemorySource:
     for name, value in values.items():
         if not isinstance(name, str):
             raise WeightError("E_NAME", "weights", f"the key {name!r} is no string")
+        if isinstance(value, np.ma.MaskedArray):
+            raise WeightError("E_TYPE", f"weights[{name!r}]", "is masked", "fill it first")
         if isinstance(value, np.ndarray):
-            place = (value.__array_interface__["data"][0], value.shape, value.strides)
-            storage = place if value.size else None
-            tensors.append(Tensor(name, value.shape, value.dtype.name, value.nbytes, storage))
+            tensors.append(_describe_array(name, value))
         elif _is_torch(value, "Tensor"):
             tensors.append(torch_files.describe(name, value))
         else:
@@ -65,6 +67,14 @@ def open_mapping(values: Mapping[str, Any]) -> MemorySource:
             )
     info = SourceInfo("<dict>", "arrays in memory", *totals(tensors))
     return MemorySource(values, tuple(tensors), info)
+
+
+def _describe_array(name: str, array: Array) -> Tensor:
+    dtype = array.dtype.name
+    if array.size and 0 in array.strides and array.size > 1:
+        dtype = f"{dtype}, expanded"  # a small thing that calls itself large
+    place = (array.__array_interface__["data"][0], array.shape, array.strides, dtype)
+    return Tensor(name, array.shape, dtype, array.nbytes, place if array.size else None)
 
 
 def is_module(value: object) -> bool:
@@ -81,7 +91,8 @@ def _is_torch(value: object, kind: str) -> bool:
 def open_module(module: "nn.Module") -> MemorySource:
     """Open a live module: parameters in order, with what their modules say of them.
 
-    Parametrised weights (weight_norm and the like) are taken as the module computes with them.
+    Weights under ``torch.nn.utils.parametrize`` are taken as the module computes with them; the
+    parts that the older weight_norm leaves are skipped with that reason.
     """
     values: dict[str, Any] = {}
     tensors: dict[str, Tensor] = {}
@@ -93,10 +104,12 @@ def open_module(module: "nn.Module") -> MemorySource:
         for name, parameter in _parameters(child):
             full = f"{prefix}.{name}" if prefix else name
             values[full] = parameter
-            entry = torch_files.describe(full, parameter)
             kind, groups = hints if name == "weight" else (None, 1)
-            tensors[full] = Tensor(
-                full, entry.shape, entry.dtype, entry.nbytes, entry.storage, kind, groups
+            tensors[full] = dataclasses.replace(
+                torch_files.describe(full, parameter),
+                owner=type(child).__name__,
+                kind=kind,
+                groups=groups,
             )
         for name, buffer in child.named_buffers(recurse=False):
             full = f"{prefix}.{name}" if prefix else name
@@ -118,4 +131,6 @@ def _hints(module: "nn.Module") -> tuple[Kind | None, int]:
 
     if isinstance(module, torch.nn.Embedding | torch.nn.EmbeddingBag):
         return "embedding", 1
-    return None, int(getattr(module, "groups", 1) or 1)
+    if isinstance(module, torch.nn.modules.conv._ConvNd):
+        return CONVOLUTIONS[module.weight.ndim], module.groups
+    return None, 1

@@ -2,7 +2,7 @@
 
 The safetensors library checks the header (sizes, offsets, overlap, cover); the bytes are then read at
 the offsets it states, which needs neither torch nor a type NumPy knows. See
-docs/decisions/0005-reading-safetensors.md.
+docs/decisions/0005-reading-checkpoints.md.
 """
 
 import json
@@ -95,23 +95,26 @@ def _read_header(path: Path) -> tuple[dict[str, Any], int]:
             raise _truncated(path, size, 8 + length)
         raw = file.read(length)
     try:
-        header = json.loads(raw, object_pairs_hook=_unique)
-    except _DuplicateKeyError as error:
-        raise _bad(path, "E_DUPLICATE", f"names {error.args[0]!r} twice in its header") from None
-    except (ValueError, RecursionError):
-        raise _bad(path, "E_HEADER", "has a header that is no JSON object") from None
-    try:
         with safe_open(path, framework="np"):
             pass
     except (SafetensorError, OSError) as error:
-        surplus = size - 8 - length - _data_end(header) if "not fully covered" in str(error) else 0
-        if surplus < 0:
-            raise _truncated(path, size, size - surplus) from None
-        if surplus > 0:
-            raise _bad(path, "E_TRAILING", f"has {surplus} bytes after its last tensor") from None
-        reason = str(error).removeprefix("Error while deserializing header: ")
-        raise _bad(path, "E_HEADER", f"is no valid safetensors file ({reason})") from None
+        raise _explain(path, str(error), raw, size) from None
+    try:
+        header = json.loads(raw, object_pairs_hook=_unique)
+    except _DuplicateKeyError as error:
+        raise _bad(path, "E_DUPLICATE", f"names {error.args[0]!r} twice in its header") from None
     return header, 8 + length
+
+
+def _explain(path: Path, error: str, raw: bytes, size: int) -> CheckpointError:
+    """Turn the library's refusal into our words; only then is a bad header looked into."""
+    if "not fully covered" in error:
+        surplus = size - 8 - len(raw) - _data_end(json.loads(raw))
+        if surplus < 0:
+            return _truncated(path, size, size - surplus)
+        return _bad(path, "E_TRAILING", f"has {surplus} bytes after its last tensor")
+    reason = error.removeprefix("Error while deserializing header: ")
+    return _bad(path, "E_HEADER", f"is no valid safetensors file ({reason})")
 
 
 class _DuplicateKeyError(ValueError):

@@ -6,8 +6,12 @@ record for numbers without a word (torch 2.13). Small and legacy ones are loaded
 """
 
 import argparse
+import contextlib
+import logging
 import pathlib
 import re
+import sys
+import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -24,6 +28,9 @@ if TYPE_CHECKING:
 
 LAZY_FROM = 64 * 2**20
 """Archives at least this large are read tensor by tensor; listing them costs about a second."""
+
+MAX_RATIO = 100  # torch stores plainly; what unpacks to far more is a bomb
+MAX_ENTRIES = 1_000_000
 
 ROOTS = (
     "state_dict",
@@ -47,16 +54,39 @@ class TorchFile:
     def __init__(self, path: Path) -> None:
         self._path = path
         records = _check_archive(path) if zipfile.is_zipfile(path) else None
-        lazy = records is not None and path.stat().st_size >= LAZY_FROM
-        tree = _load(path, lazy=lazy)
-        root, state, self.ignored = _find_state(tree)
-        self._tensors = dict(_flatten(state))
+        if records is None and _begins_as_zip(path):
+            raise CheckpointError(
+                "E_TRUNCATED", str(path), "is half a zip archive", "download or copy it again"
+            )
+        lazy = records is not None and path.stat().st_size >= LAZY_FROM and _is_native(path)
+        try:
+            tree = _load(path, lazy=lazy)
+        except CheckpointError:
+            if not lazy:
+                raise
+            # Sparse and quantised tensors cannot be listed without their data.
+            lazy, tree = False, _load(path, lazy=False)
+        try:
+            root, state, self.ignored = _find_state(tree)
+            named = list(_flatten(state))
+        except RecursionError:
+            raise CheckpointError(
+                "E_ARCHIVE", str(path), "is nested without end", "save a plain state dict"
+            ) from None
+        self._tensors = dict(named)
         if not self._tensors:
             raise no_tensors(path)
-        self.tensors = tuple(describe(name, tensor) for name, tensor in self._tensors.items())
+        if len(self._tensors) < len(named):
+            raise CheckpointError(
+                "E_DUPLICATE", str(path), "names a tensor twice", "save a flat state dict"
+            )
+        self.tensors = tuple(
+            describe(name, tensor, str(path)) for name, tensor in self._tensors.items()
+        )
         if lazy and records is not None:
             for name, tensor in self._tensors.items():
-                _check_record(path, name, tensor, records)
+                if _is_plain(tensor):
+                    _check_record(path, name, tensor, records)
         notes = (f"state dict found under {root!r}",) if root else ()
         self.info = SourceInfo(
             str(path),
@@ -72,23 +102,41 @@ class TorchFile:
         return to_array(_materialise(self._path, tensor) if self._lazy else tensor)
 
 
-def describe(name: str, tensor: "torch.Tensor") -> Tensor:
+def describe(name: str, tensor: "torch.Tensor", file: str = "") -> Tensor:
     """Return the header entry of a tensor; ``storage`` is equal for tied tensors."""
     import torch
 
+    if isinstance(tensor, torch.nn.UninitializedParameter):
+        return Tensor(name, (), "uninitialized", 0)
     dtype = str(tensor.dtype).removeprefix("torch.")
-    if tensor.layout != torch.strided or tensor.is_quantized:
-        return Tensor(name, tuple(tensor.shape), f"{dtype} ({tensor.layout})", 0)
-    storage = tensor.untyped_storage()
-    lazy_offset = getattr(storage, "_checkpoint_offset", None)
-    place = lazy_offset if lazy_offset is not None else _data_pointer(tensor)
-    key = None if place is None else (place, tensor.storage_offset(), *tensor.shape)
-    key = None if key is None else (*key, *tensor.stride())
-    return Tensor(name, tuple(tensor.shape), dtype, tensor.numel() * tensor.itemsize, key)
+    if tensor.is_nested:
+        return Tensor(name, (0,) * tensor.ndim, f"{dtype}, nested", 0)
+    shape = tuple(int(size) for size in tensor.shape)
+    if tensor.numel() == 0:
+        return Tensor(name, shape, dtype, 0)
+    if not _is_plain(tensor):
+        how = "expanded or freed" if tensor.layout == torch.strided else str(tensor.layout)
+        return Tensor(name, shape, f"{dtype}, {how.removeprefix('torch.')}", 0)
+    offset = getattr(tensor.untyped_storage(), "_checkpoint_offset", None)
+    # A lazily listed tensor is known by its place in the file, a loaded one by that in memory.
+    place = _data_pointer(tensor) if offset is None else (file, offset)
+    key = (place, int(tensor.storage_offset()), shape, tensor.stride(), dtype)
+    nbytes = tensor.numel() * tensor.itemsize
+    return Tensor(name, shape, dtype, nbytes, None if place is None else key)
+
+
+def _is_plain(tensor: "torch.Tensor") -> bool:
+    """Tell whether a tensor is strided numbers that are all there: not sparse, quantised, expanded."""
+    import torch
+
+    if tensor.is_nested or tensor.layout != torch.strided or tensor.is_quantized:
+        return False
+    stored = tensor.untyped_storage().nbytes()
+    return tensor.device.type == "meta" or 0 < tensor.numel() * tensor.itemsize <= stored
 
 
 def _data_pointer(tensor: "torch.Tensor") -> int | None:
-    if tensor.device.type == "meta" or tensor.numel() == 0:
+    if tensor.device.type == "meta":
         return None
     return tensor.untyped_storage().data_ptr()
 
@@ -106,8 +154,6 @@ def to_array(tensor: "torch.Tensor") -> Array:
 
 def _load(path: Path, *, lazy: bool) -> object:
     """Run torch's restricted unpickler; with `lazy`, tensors carry offsets instead of data."""
-    import contextlib
-
     import torch
     from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -116,10 +162,24 @@ def _load(path: Path, *, lazy: bool) -> object:
     )
     device = None if lazy else "cpu"
     try:
-        with torch.serialization.safe_globals(_harmless()), fake:
+        with torch.serialization.safe_globals(_harmless()), _quiet(), fake:
             return torch.load(path, map_location=device, weights_only=True)
     except Exception as error:
         raise _explain(path, error) from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep torch from printing beside the one line that an error gets."""
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def _harmless() -> list[Any]:
@@ -145,25 +205,36 @@ def _explain(path: Path, error: Exception) -> CheckpointError:
             "is a TorchScript program, which is not run",
             "save its state_dict() with torch.save, or as safetensors",
         )
-    unsafe = re.findall(
-        r"(?:Unsupported global: GLOBAL|Trying to load unsupported GLOBAL) (\S+)", text
-    )
-    if unsafe or "weights_only" in text.lower() or "Unsupported" in text:
-        what = ", ".join(sorted(set(unsafe))) or "something that is no tensor"
+    unsafe = re.findall(r"(?:global: GLOBAL|unsupported GLOBAL) (\S+)", text)
+    if unsafe:
         return CheckpointError(
             "E_UNSAFE",
             str(path),
-            f"asks to run code ({what}), which is never done",
+            f"asks to run code ({', '.join(sorted(set(unsafe)))}), which is never done",
             "save model.state_dict() instead of the whole object, or use safetensors",
         )
     if isinstance(error, EOFError) or "end of file" in text or "unexpected EOF" in text:
         return CheckpointError(
             "E_TRUNCATED", str(path), "ends too early", "download or copy it again"
         )
-    first = text.strip().splitlines()[0][:200] if text.strip() else type(error).__name__
     return CheckpointError(
-        "E_ARCHIVE", str(path), f"cannot be read as a torch file ({first})", "save it anew"
+        "E_ARCHIVE",
+        str(path),
+        "is no torch file, or a damaged one",
+        "check what it is, and save a state dict anew",
     )
+
+
+def _begins_as_zip(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(4) == b"PK\x03\x04"
+
+
+def _is_native(path: Path) -> bool:
+    """Tell whether an archive's numbers are in this machine's byte order (unmarked ones are)."""
+    with zipfile.ZipFile(path) as archive:
+        marks = [name for name in archive.namelist() if name.endswith("/byteorder")]
+        return all(archive.read(mark).decode("ascii", "replace") == sys.byteorder for mark in marks)
 
 
 def _check_archive(path: Path) -> Mapping[int, zipfile.ZipInfo]:
@@ -171,10 +242,17 @@ def _check_archive(path: Path) -> Mapping[int, zipfile.ZipInfo]:
     try:
         with zipfile.ZipFile(path) as archive:
             records = archive.infolist()
-    except (zipfile.BadZipFile, OSError) as error:
+    except (zipfile.BadZipFile, OSError, NotImplementedError, ValueError) as error:
         raise CheckpointError(
             "E_ARCHIVE", str(path), f"is a damaged zip archive ({error})", "save it anew"
         ) from error
+    if sum(record.file_size for record in records) > MAX_RATIO * path.stat().st_size:
+        raise CheckpointError(
+            "E_LIMIT",
+            str(path),
+            f"unpacks to more than {MAX_RATIO} times its size",
+            "do not trust it",
+        )
     names = [record.filename for record in records]
     if not any(name.endswith("/data.pkl") or name == "data.pkl" for name in names):
         kind = "a torch.export program" if any("archive_format" in n for n in names) else "a zip"
@@ -220,8 +298,6 @@ def _materialise(path: Path, tensor: "torch.Tensor") -> "torch.Tensor":
     """Read the stretch of storage that a lazily listed tensor spans."""
     import torch
 
-    if tensor.numel() == 0:
-        return torch.zeros(tensor.shape, dtype=tensor.dtype)
     span = _span(tensor)
     begin = tensor.untyped_storage()._checkpoint_offset or 0
     begin += int(tensor.storage_offset()) * tensor.itemsize
@@ -242,7 +318,8 @@ def _find_state(tree: object) -> tuple[str, object, tuple[Skipped, ...]]:
     """Return the root's name, the state dict, and what else held tensors."""
     if not isinstance(tree, Mapping):
         return "", tree, ()
-    direct = any(_is_tensor(value) for value in tree.values())
+    # Trainers leave numbers (best accuracy, random state) beside the root; weights have two sides.
+    direct = any(_is_tensor(value) and value.ndim >= 2 for value in tree.values())
     roots = [r for r in ROOTS if isinstance(tree.get(r), Mapping) and any(_flatten(tree[r]))]
     root = "" if direct or not roots else roots[0]
     ignored, kept = [], {}
@@ -262,15 +339,25 @@ def _find_state(tree: object) -> tuple[str, object, tuple[Skipped, ...]]:
     return f"{root}.{inner}" if inner else root, state, (*ignored, *more)
 
 
-def _flatten(tree: Any, prefix: str = "") -> Iterator[tuple[str, "torch.Tensor"]]:  # noqa: ANN401
-    if _is_tensor(tree):
-        yield prefix or "tensor", tree
-    elif isinstance(tree, Mapping):
-        for key, value in tree.items():
-            yield from _flatten(value, f"{prefix}.{key}" if prefix else str(key))
-    elif isinstance(tree, list | tuple):
-        for position, value in enumerate(tree):
-            yield from _flatten(value, f"{prefix}.{position}" if prefix else str(position))
+def _flatten(tree: object) -> Iterator[tuple[str, "torch.Tensor"]]:
+    """Walk nested dicts and lists, joining keys with dots; a bare tensor is called ``tensor``."""
+    seen = 0
+    pending: list[tuple[str, Any]] = [("", tree)]
+    while pending:
+        seen += 1
+        if seen > MAX_ENTRIES:
+            raise RecursionError("a dict within itself, or nested without end")
+        name, value = pending.pop()
+        if _is_tensor(value):
+            yield name or "tensor", value
+            continue
+        items: list[tuple[Any, Any]] = []
+        if isinstance(value, Mapping):
+            items = list(value.items())
+        elif isinstance(value, list | tuple):
+            items = list(enumerate(value))
+        children = [(f"{name}.{key}" if name else str(key), child) for key, child in items]
+        pending.extend(reversed(children))
 
 
 def _is_tensor(value: object) -> Any:  # noqa: ANN401 - a type guard for a type not imported here

@@ -125,6 +125,9 @@ TORCH = {
     "empty": (b"", "E_EMPTY"),
     "lfs": (b"version https://git-lfs.github.com/spec/v1\n", "E_LFS_POINTER"),
     "gguf": (b"GGUF" + b"\0" * 64, "E_FORMAT"),
+    "png": (b"\x89PNG\r\n\x1a\n" + b"\0" * 64, "E_ARCHIVE"),
+    "zeros": (b"\0" * 64, "E_ARCHIVE"),
+    "half_zip": (b"PK\x03\x04" + b"\0" * 64, "E_TRUNCATED"),
 }
 
 
@@ -178,6 +181,9 @@ def index(folder, weight_map):
         ({"w": "absent.safetensors"}, "E_MISSING_SHARD"),
         ({"other": "a.safetensors"}, "E_INDEX"),
         ({"w": 3}, "E_INDEX"),
+        ({"w": "model.safetensors.index.json"}, "E_INDEX"),
+        ({"w": "a\0b"}, "E_PATH"),
+        ({"w": "round.safetensors"}, "E_PATH"),
         ([], "E_INDEX"),
         (None, "E_INDEX"),
         ({}, "E_INDEX"),
@@ -188,6 +194,7 @@ def test_indexes_that_lie_or_leave_their_folder_are_refused(weight_map, code, tm
     folder.mkdir()
     save_file({"w": np.ones((2, 2))}, tmp_path / "outside.safetensors")
     (folder / "link.safetensors").symlink_to(tmp_path / "outside.safetensors")
+    (folder / "round.safetensors").symlink_to(folder / "round.safetensors")
     index(folder, weight_map)
     refused(folder, code)
 

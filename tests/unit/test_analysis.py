@@ -5,7 +5,7 @@ import pytest
 
 import spectra
 from spectra import METRICS, Metric, Status
-from spectra.analysis import NOT_SELECTED
+from spectra.analysis import NOT_SELECTED, find
 from spectra.errors import AnalysisInterrupted, SelectionError
 
 
@@ -40,7 +40,7 @@ def test_bad_layers_get_a_status_and_the_rest_is_analysed(weights, rng):
         "orthogonal": np.linalg.qr(rng.standard_normal((50, 50)))[0],
         "small": rng.standard_normal((30, 19)),
         "row": rng.standard_normal((1, 300)),
-        "fp8": np.zeros((30, 30), np.complex64),
+        "complex": np.zeros((30, 30), np.complex64),
     }
     report = spectra.analyze(bad | weights)
     assert {layer.name: str(layer.status) for layer in report.layers[: len(bad)]} == {
@@ -51,7 +51,7 @@ def test_bad_layers_get_a_status_and_the_rest_is_analysed(weights, rng):
         "orthogonal": "degenerate",
         "small": "too_few_eigenvalues",
         "row": "too_few_eigenvalues",
-        "fp8": "unsupported_dtype",
+        "complex": "unsupported_dtype",
     }
     for layer in report.layers[: len(bad)]:
         assert math.isnan(layer.alpha)
@@ -88,6 +88,30 @@ def test_numbers_are_nan_only_beside_a_status(weights, rng):
 def test_findings_are_raised_where_they_should(weights_of, finding, rng):
     report = spectra.analyze({"w": weights_of(rng)})
     assert finding in report["w"].warnings
+
+
+@pytest.mark.parametrize(
+    ("finding", "metric", "least"),
+    [
+        ("over_trained", "alpha", (2.0, 1.999)),
+        ("under_trained", "alpha", (6.0, 6.001)),
+        ("short_tail", "n_tail", (20, 19)),
+        ("poor_fit", "ks", (0.1, 0.1001)),
+        ("rank_collapse", "rank_loss", (9, 10)),
+    ],
+)
+def test_findings_begin_where_the_glossary_says(finding, metric, least, rng):
+    spectrum = spectra.analyze({"w": rng.standard_normal((120, 100))}).layers[0].spectrum
+    usual = {"alpha": 3.0, "n_tail": 50, "ks": 0.05, "rank_loss": 0}
+    without, with_it = (find(usual | {metric: value}, spectrum) for value in least)
+    assert finding not in without
+    assert finding in with_it
+
+
+def test_tied_layers_are_chosen_by_either_name(rng):
+    array = rng.standard_normal((40, 30))
+    report = spectra.analyze({"embed": array, "out": array, "x": array + 1}, layers="out")
+    assert [x.name for x in report.layers] == ["embed"]
 
 
 def test_layers_are_chosen_by_glob(weights):

@@ -3,6 +3,7 @@ import math
 import numpy as np
 import pytest
 
+from spectra.conventions import FLOAT32_EPS, FLOAT64_EPS
 from spectra.engine import (
     CERTIFICATE,
     Failure,
@@ -111,6 +112,27 @@ def test_a_matrix_that_cannot_be_read_is_a_status(rng):
     assert isinstance(outcomes[1], Spectrum)
 
 
+def test_what_does_not_fit_in_memory_takes_no_other_with_it(rng, monkeypatch):
+    true = np.linalg.eigvalsh
+
+    def short_of_memory(gram):
+        if gram.shape[-1] > 20:
+            raise MemoryError
+        return true(gram)
+
+    monkeypatch.setattr(np.linalg, "eigvalsh", short_of_memory)
+    found = solve({"large": rng.standard_normal((40, 40)), "small": rng.standard_normal((9, 9))})
+    assert found["large"].status is Status.OVER_BUDGET
+    assert isinstance(found["small"], Spectrum)
+
+
+def test_dead_columns_need_no_second_solve(rng):
+    weights = rng.standard_normal((300, 200))
+    weights[:, :3] = 0
+    assert solve({"w": weights}, resolution=FLOAT32_EPS)["w"].solver == "gram"
+    assert solve({"w": weights}, resolution=FLOAT64_EPS)["w"].solver == "svd"
+
+
 def test_zeros_have_a_spectrum_of_zeros():
     found = solve({"w": np.zeros((20, 10))})["w"]
     assert np.array_equal(found.eigenvalues, np.zeros(10))
@@ -130,7 +152,7 @@ def test_results_do_not_depend_on_batching_or_order(rng):
 def test_a_fine_resolution_sees_what_the_gram_matrix_cannot(rng):
     chosen = np.sort(10.0 ** np.linspace(-24, 0, 13))
     weights = with_eigenvalues(chosen, 40, rng)
-    coarse = solve({"w": weights}, resolution=1e-6)["w"]
+    coarse = solve({"w": weights}, resolution=1e-7)["w"]
     fine = solve({"w": weights}, resolution=1e-15)["w"]
     assert (coarse.solver, fine.solver) == ("gram", "svd")
     # σ is right to about eps σ_max, so λ = 1e-24 (σ = 1e-12) to a thousandth

@@ -21,7 +21,7 @@ def reason_for(name, *shape, **known):
     [
         ((30, 20), ("linear", 30, 20, 1)),
         ((20, 30), ("linear", 30, 20, 1)),
-        ((8, 4, 5), ("conv1d", 8, 4, 5)),
+        ((8, 4, 3), ("conv1d", 8, 4, 3)),
         ((8, 4, 3, 3), ("conv2d", 8, 4, 9)),
         ((4, 8, 2, 3, 3), ("conv3d", 8, 4, 18)),
     ],
@@ -59,6 +59,9 @@ def test_groups_are_cut_into_blocks(rng):
         ("depthwise", (32, 1, 3, 3), {}, "depthwise"),
         ("depthwise", (32, 1, 3, 3), {"groups": 32}, "depthwise"),
         ("mlp.experts.up", (4, 8, 8), {}, "experts"),
+        ("block_sparse_moe.input.weight", (32, 64, 48), {}, "experts"),
+        ("bilinear", (30, 40, 50), {}, "no convolution"),
+        ("bilinear", (50, 40, 30), {"owner": "Bilinear"}, "no convolution"),
         ("optimizer.state.0.exp_avg", (8, 8), {}, "optimizer"),
         ("fc.weight_v", (8, 8), {}, "weight_norm"),
         ("fc.weight_g", (8, 1), {}, "weight_norm"),
@@ -98,14 +101,21 @@ def test_embeddings_and_heads_are_told_by_name(name, kind):
         ("classifier.6.weight", (10, 64), "head"),
         ("fc.weight", (64, 10), "linear"),
         ("features.fc.weight", (10, 64), "linear"),
+        ("attn.score.weight", (10, 64), "linear"),
+        ("mlp.shared.weight", (10, 64), "linear"),
+        ("score.weight", (10, 64), "head"),
+        ("shared.weight", (64, 10), "embedding"),
         ("w", (10, 64), "linear"),
     ],
 )
-def test_ordinary_words_name_a_head_only_last_outermost_and_narrow(name, shape, kind):
-    matrices, _ = matrices_of([tensor("first.weight", 64, 64), tensor(name, *shape)], HTSR)
-    assert matrices[1].kind == kind
-    matrices, _ = matrices_of([tensor(name, *shape), tensor("then.weight", 64, 64)], HTSR)
-    assert matrices[0].kind == "linear"
+def test_ordinary_words_name_a_head_only_outermost_narrow_and_read_by_none(name, shape, kind):
+    tensors = [tensor("body.weight", 64, 64), tensor(name, *shape)]
+    for order in (tensors, tensors[::-1]):  # formats list the same tensors in different orders
+        found = {m.name: m.kind for m in matrices_of(order, HTSR)[0]}
+        assert found == {"body.weight": "linear", name: kind}
+    reader = tensor("then.weight", 64, shape[0])
+    read = matrices_of([tensor(name, *shape), reader], HTSR)[0][0].kind
+    assert read == ("linear" if kind == "head" else kind)
 
 
 def test_tied_tensors_are_one_matrix_with_both_names():
@@ -121,6 +131,8 @@ def test_wrappers_are_kept_out_of_names():
     assert clean_names(["module.a", "b"]) == ["module.a", "b"]
     assert clean_names(["_orig_mod.a.weight"]) == ["a.weight"]
     assert clean_names(["l._checkpoint_wrapped_module.w"]) == ["l.w"]
+    averaged = [tensor("n_averaged"), tensor("module.a.weight", 40, 30)]  # torch's AveragedModel
+    assert matrices_of(averaged, HTSR)[0][0].name == "a.weight"
     # never at the price of two layers of one name
     assert clean_names(["_orig_mod.a", "a"]) == ["_orig_mod.a", "a"]
 

@@ -116,7 +116,7 @@ def test_metrics_of_the_tail_are_nan_without_a_fit_and_the_others_are_not():
 def test_a_steep_tail_does_not_overflow_the_alpha_norm():
     values = np.array([1e-3, 1.0, 1e30])
     spectrum = Spectrum(values, 3, 3, 1, values.sum(), 0.0, "gram")
-    row = evaluate(spectrum, TailFit(alpha=50.0, xmin=1.0, n_tail=2))
+    row = evaluate(spectrum, TailFit(alpha=50.0, xmin=1.0, n_tail=2, status=Status.OK))
     assert row["log_alpha_norm"] == pytest.approx(1500.0)
 
 

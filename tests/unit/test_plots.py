@@ -50,12 +50,15 @@ def test_one_picture_a_layer_and_one_of_the_model(report, tmp_path):
     assert all(path.stat().st_size > 1000 for path in written)
 
 
-@pytest.mark.parametrize("name", ["../../etc/passwd", "a/b", "x" * 300, "a$b", "C:\\x", ".hidden"])
+@pytest.mark.parametrize(
+    "name", ["../../etc/passwd", "a/b", "x" * 300, "a$b", "C:\\x", ".hidden", "", "alpha_by_depth"]
+)
 def test_file_names_are_safe_and_distinct(name):
     safe = slug(name)
     assert len(safe) < 100
     assert not set(safe) & set("/\\:$")
     assert not safe.startswith(".")
+    assert safe not in ("", "alpha_by_depth")
     assert slug(name + "!") != safe
 
 

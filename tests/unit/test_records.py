@@ -1,4 +1,5 @@
 import copy
+import dataclasses
 import pickle
 
 import numpy as np
@@ -34,9 +35,13 @@ def test_tied_layers_are_found_by_either_name():
     assert tied["out"] is tied["embed"]
 
 
-def test_layers_can_be_copied_and_are_frozen(report):
+def test_reports_can_be_copied_pickled_and_are_frozen(report):
     layer = report.layers[0]
-    assert copy.copy(layer).name == layer.name
+    assert copy.deepcopy(layer).metrics == layer.metrics
+    again = pickle.loads(pickle.dumps(report))
+    assert again.summary == report.summary
+    assert again.layers[0].alpha == layer.alpha
+    assert dataclasses.asdict(report)["summary"] == report.summary
     with pytest.raises(AttributeError):
         layer.name = "other"
 

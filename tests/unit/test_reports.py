@@ -2,6 +2,8 @@ import csv
 import io
 import json
 import math
+import os
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -145,6 +147,16 @@ def test_reports_write_themselves(report, tmp_path, ending):
     report.write(path)
     assert "layers.0.fc.weight" in path.read_text("utf-8")
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def test_pipes_and_devices_are_written_into_not_replaced(report, tmp_path):
+    pipe = tmp_path / "out.json"
+    os.mkfifo(pipe)
+    with ThreadPoolExecutor() as pool:
+        reading = pool.submit(pipe.read_text)
+        report.write(pipe)
+        assert json.loads(reading.result(timeout=10))["schema_version"] == 1
+    assert pipe.is_fifo()
 
 
 def test_writing_elsewhere_or_otherwise_is_refused(report, tmp_path):

@@ -53,7 +53,9 @@ def test_zeros_count_in_the_number_and_end_the_tail():
 
 
 def test_equal_eigenvalues_are_all_kept():
-    assert erg_cut(np.ones(7)) == (7, 1.0)
+    for value in (1.0, 0.1, 1 / 3, 1e-30):
+        for size in (2, 3, 7, 50):
+            assert erg_cut(np.full(size, value)) == (size, value)
 
 
 @pytest.mark.parametrize("values", [[], [0.0, 0.0]])

@@ -7,8 +7,10 @@ import torch
 from safetensors.numpy import save_file as save_numpy
 from safetensors.torch import save_file as save_torch
 
+import spectra
 from spectra.errors import CheckpointError, WeightError
 from spectra.sources import demo_model, open_source, torch_files
+from spectra.sources.base import natural_key
 
 STORED = {
     "float64": torch.float64,
@@ -235,3 +237,155 @@ def test_a_file_replaced_during_the_run_is_an_error_not_a_number(tmp_path):
     path.write_bytes(path.read_bytes()[:2000])
     with pytest.raises(CheckpointError, match="ends inside"):
         source.read("w")
+
+
+def test_tensors_of_different_lazy_shards_are_not_tied(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch_files, "LAZY_FROM", 0)
+    for part in (1, 2):
+        path = tmp_path / f"pytorch_model-0000{part}-of-00002.bin"
+        torch.save({f"layers.{part}.weight": torch.full((40, 30), float(part))}, path)
+    source = open_source(tmp_path)
+    assert len({t.storage for t in source.tensors}) == 2
+    assert source.info.n_tensors == 2
+    assert source.read("layers.2.weight")[0, 0] == 2
+
+
+def test_views_that_start_elsewhere_or_read_otherwise_are_not_tied(tmp_path, archives):
+    base = torch.arange(64, dtype=torch.float32)
+    state = {
+        "first": base[:16].view(4, 4),
+        "second": base[16:32].view(4, 4),
+        "again": base[:16].view(4, 4),
+    }
+    torch.save(state, tmp_path / "m.pt")
+    storage = {t.name: t.storage for t in open_source(tmp_path / "m.pt").tensors}
+    assert storage["first"] == storage["again"] != storage["second"]
+    half = torch.ones(4, 4, dtype=torch.float16)
+    other = {t.storage for t in open_source({"h": half, "b": half.view(torch.bfloat16)}).tensors}
+    assert len(other) == 2
+
+
+def forged(path, tag):
+    """Rewrite an archive as if it had been saved on another device: the tag is a pickled string."""
+
+    def change(name, data):
+        if name.endswith("data.pkl"):
+            cpu, there = (b"X" + len(t).to_bytes(4, "little") + t for t in (b"cpu", tag))
+            assert cpu in data
+            data = data.replace(cpu, there)
+        return data, zipfile.ZIP_STORED
+
+    rewrite(path, change)
+
+
+@pytest.mark.parametrize("tag", [b"cuda:0", b"cuda:7", b"mps"])
+def test_files_saved_on_another_device_are_read_on_this_one(tag, tmp_path, archives):
+    weight = torch.arange(12.0).reshape(3, 4)
+    torch.save({"w": weight}, tmp_path / "m.pt")
+    forged(tmp_path / "m.pt", tag)
+    assert np.array_equal(open_source(tmp_path / "m.pt").read("w"), weight.numpy())
+
+
+def test_files_of_the_other_byte_order_are_read_rightly(tmp_path, archives):
+    weight = torch.arange(12.0).reshape(3, 4)
+    torch.save({"w": weight}, tmp_path / "m.pt")
+
+    def change(name, data):
+        if name.endswith("/byteorder"):
+            data = b"big"
+        elif name.endswith("/data/0"):
+            data = np.frombuffer(data, "<f4").astype(">f4").tobytes()
+        return data, zipfile.ZIP_STORED
+
+    rewrite(tmp_path / "m.pt", change)
+    assert np.array_equal(open_source(tmp_path / "m.pt").read("w"), weight.numpy())
+
+
+def test_what_trainers_leave_beside_the_root_does_not_hide_it(tmp_path, archives):
+    saved = {
+        "state_dict": {"module.fc.weight": torch.ones(4, 3)},
+        "best_acc1": torch.tensor(76.1),
+        "rng_state": torch.zeros(9, dtype=torch.uint8),
+    }
+    torch.save(saved, tmp_path / "m.pth.tar.pt")
+    source = open_source(tmp_path / "m.pth.tar.pt")
+    assert names(source) == ["module.fc.weight"]
+    assert [s.name for s in source.ignored] == ["best_acc1.*", "rng_state.*"]
+
+
+@pytest.mark.parametrize("length", [15392, 23328, 31520])
+def test_a_header_length_that_reads_like_text_is_a_length(length, tmp_path):
+    header = json.dumps({"w": {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 16]}})
+    raw = length.to_bytes(8, "little") + header.ljust(length).encode() + bytes(16)
+    (tmp_path / "m.safetensors").write_bytes(raw)
+    assert names(open_source(tmp_path / "m.safetensors")) == ["w"]
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        torch.zeros(1).expand(100_000, 100_000),
+        torch.eye(4).to_sparse(),
+        torch.ones(4, 4, dtype=torch.complex64),
+    ],
+    ids=["expanded", "sparse", "complex"],
+)
+def test_tensors_that_are_no_plain_numbers_get_a_status(odd):
+    report = spectra.analyze({"odd": odd, "good": torch.randn(40, 30)})
+    assert report["odd"].status == "unsupported_dtype"
+    assert report["good"].status == "ok"
+
+
+def test_expanded_and_sparse_tensors_in_files_cost_no_others(tmp_path, archives):
+    state = {
+        "big": torch.zeros(1).expand(100_000, 100_000),
+        "sparse": torch.eye(4).to_sparse(),
+        "none": torch.zeros(3, 0),
+        "good": torch.ones(4, 4),
+    }
+    torch.save(state, tmp_path / "m.pt")
+    source = open_source(tmp_path / "m.pt")
+    dtypes = {t.name: t.dtype for t in source.tensors}
+    assert dtypes["big"] == "float32, expanded or freed"
+    assert dtypes["sparse"] == "float32, sparse_coo"
+    assert np.array_equal(source.read("good"), np.ones((4, 4)))
+
+
+@pytest.mark.parametrize("nested", ["circle", "doubling", "collision"])
+def test_trees_without_end_or_with_one_name_twice_are_refused(nested, tmp_path):
+    tree: dict = {"a": {"b": torch.ones(2, 2)}}
+    if nested == "circle":
+        tree["a"]["a"] = tree["a"]
+    elif nested == "doubling":
+        leaf = [0]
+        for _ in range(40):
+            leaf = [leaf, leaf]
+        tree["c"] = leaf
+    else:
+        tree["a.b"] = torch.ones(2, 2)
+    torch.save(tree, tmp_path / "m.pt")
+    with pytest.raises(CheckpointError) as caught:
+        open_source(tmp_path / "m.pt")
+    assert caught.value.code == ("E_DUPLICATE" if nested == "collision" else "E_ARCHIVE")
+
+
+def test_a_zip_bomb_is_refused(tmp_path):
+    torch.save({"w": torch.zeros(4096, 4096)}, tmp_path / "m.pt")
+    rewrite(tmp_path / "m.pt", lambda name, data: (data, zipfile.ZIP_DEFLATED))
+    with pytest.raises(CheckpointError) as caught:
+        open_source(tmp_path / "m.pt")
+    assert caught.value.code == "E_LIMIT"
+
+
+def test_the_usual_index_goes_before_a_variant(tmp_path):
+    for stem in ("model.fp16", "model"):
+        save_numpy({f"{stem}.w": np.ones((2, 2))}, tmp_path / f"{stem}.safetensors")
+        index = {"weight_map": {f"{stem}.w": f"{stem}.safetensors"}}
+        (tmp_path / f"{stem}.safetensors.index.json").write_text(json.dumps(index))
+    assert names(open_source(tmp_path)) == ["model.w"]
+
+
+def test_digits_sort_as_numbers_however_many():
+    order = ["w9", "w10", "w" + "9" * 5000, "w1" + "0" * 5000]
+    shuffled = [order[2], order[0], order[3], order[1]]
+    assert sorted(shuffled, key=natural_key) == order

@@ -62,6 +62,12 @@ def test_standard_error_is_that_of_the_paper(rng):
     assert fit.alpha_stderr == pytest.approx((fit.alpha - 1) / math.sqrt(fit.n_tail), rel=1e-14)
 
 
+def test_a_spectrum_wider_than_float64_divides_is_fitted_whole():
+    x = np.logspace(-300, 300, 200)
+    assert fit_power_law(x).status is Status.OK
+    assert fit_power_law(x, min_tail=200).n_tail == 200
+
+
 def test_tails_have_at_least_the_asked_for_length(rng):
     x = np.sort(rng.lognormal(0, 1, 200))
     assert fit_power_law(x, min_tail=2).n_tail >= 2
