@@ -274,6 +274,18 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
             f"{CSN}, eq. 3.2",
             of_tail=True,
         ),
+        "alpha_low": Metric(
+            lambda _, fit: fit.alpha_low,
+            "lower end of alpha's 95 % interval, (alpha - 1) e^(-t s) + 1",
+            "bootstrap, docs/uncertainty.md",
+            of_tail=True,
+        ),
+        "alpha_high": Metric(
+            lambda _, fit: fit.alpha_high,
+            "upper end of alpha's 95 % interval, (alpha - 1) e^(t s) + 1",
+            "bootstrap, docs/uncertainty.md",
+            of_tail=True,
+        ),
         "xmin": Metric(
             lambda _, fit: fit.xmin,
             "smallest eigenvalue of the fitted tail",

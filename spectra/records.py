@@ -158,6 +158,8 @@ class Spectrum:
 class TailFit:
     """A power law ρ(λ) ∝ λ^-alpha fitted to the eigenvalues from ``xmin`` to ``xmax``.
 
+    ``alpha_low`` to ``alpha_high`` is a 95 % interval that accounts for the choice of ``xmin``.
+
     All numbers are NaN (``n_tail`` 0) unless ``status`` is ``ok``.
     """
 
@@ -167,6 +169,8 @@ class TailFit:
     ks: float = math.nan
     n_tail: int = 0
     alpha_stderr: float = math.nan
+    alpha_low: float = math.nan
+    alpha_high: float = math.nan
     estimator: str = "csn"
     status: Status = Status.FIT_FAILED
 

@@ -4,8 +4,9 @@ An estimator is a pure function of the eigenvalues that count; a spectrum that c
 a ``TailFit`` whose status says why. Plain versions: ``tests/reference/tails.py``.
 """
 
+import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 
 import numpy as np
@@ -18,11 +19,20 @@ from spectra.records import Spectrum, Status, TailFit, Vector
 # on its KS distance; candidates are then computed in full, best bound first, until no bound can win.
 PROBES = (8, 32, 128, 512)
 SMALL_SAMPLE_TAIL = 8
+HILL_LEAST = 10
+MAX_FINGERS = 10
+MIN_REPLICATES = 10
+NORMAL_975 = 1.959963984540054
 TINY = float(np.finfo(np.float64).tiny)
 
 
 def fit_tail(
-    spectrum: Spectrum, *, convention: Convention = HTSR, estimator: str = "csn"
+    spectrum: Spectrum,
+    *,
+    convention: Convention = HTSR,
+    estimator: str = "csn",
+    replicates: int = 0,
+    rng: np.random.Generator | None = None,
 ) -> TailFit:
     """Fit the tail of a spectrum by the rules of a convention.
 
@@ -34,6 +44,11 @@ def fit_tail(
         Says how many eigenvalues a spectrum and a tail must have.
     estimator : str
         A key of ``ESTIMATORS``.
+    replicates : int
+        Bootstrap replicates for the interval ``alpha_low`` to ``alpha_high``; with none it rests on
+        the standard error alone.
+    rng : numpy.random.Generator, optional
+        Draws the replicates; seeded with 0 when left out.
 
     Returns
     -------
@@ -51,7 +66,57 @@ def fit_tail(
     if status is not Status.OK:
         return TailFit(estimator=estimator, status=status)
     kept = spectrum.eigenvalues[np.searchsorted(spectrum.eigenvalues, spectrum.cutoff, "right") :]
-    return ESTIMATORS[estimator](kept, convention)
+    fit = ESTIMATORS[estimator](kept, convention)
+    fit = dataclasses.replace(fit, estimator=estimator)
+    if fit.status is not Status.OK:
+        return fit
+    again = (ESTIMATORS[estimator](x, convention) for x in _resampled(kept, replicates, rng))
+    low, high = interval(fit, [f.alpha for f in again if f.status is Status.OK])
+    return dataclasses.replace(fit, alpha_low=low, alpha_high=high)
+
+
+def interval(fit: TailFit, replicates: Sequence[float]) -> tuple[float, float]:
+    """Return a 95 % interval for alpha from the alphas of bootstrap replicates.
+
+    The replicates choose xmin anew, so their spread includes that choice. ln(alpha - 1) is near
+    normal, and the interval is symmetric there: (alpha - 1) e^(±t s) with the spread s of the
+    replicates and Student's t. Measured coverage: ``docs/uncertainty.md``.
+
+    Parameters
+    ----------
+    fit : TailFit
+    replicates : sequence of float
+        Exponents above 1. With fewer than ten, s is 1.5 times the standard error that takes xmin
+        for known, (alpha - 1)/√n_tail: the ratio measured on pure power laws.
+
+    Examples
+    --------
+    >>> low, high = interval(TailFit(alpha=3.0, n_tail=100, status=Status.OK), [])
+    >>> round(low, 2), round(high, 2)
+    (2.49, 3.68)
+    """
+    if len(replicates) < MIN_REPLICATES:
+        spread = NORMAL_975 * 1.5 / math.sqrt(fit.n_tail)
+    else:
+        spread = float(np.std(np.log(np.array(replicates) - 1), ddof=1))
+        spread *= _student_975(len(replicates) - 1)
+    return 1 + (fit.alpha - 1) * math.exp(-spread), 1 + (fit.alpha - 1) * math.exp(spread)
+
+
+def _student_975(freedom: int) -> float:
+    """Return the 97.5 % point of Student's t, by the Cornish-Fisher expansion to 1/ν²."""
+    z = NORMAL_975
+    first = (z**3 + z) / 4
+    second = (5 * z**5 + 16 * z**3 + 3 * z) / 96
+    return z + first / freedom + second / freedom**2
+
+
+def _resampled(x: Vector, replicates: int, rng: np.random.Generator | None) -> Iterator[Vector]:
+    """Draw bootstrap samples, ascending: how often each value comes is multinomial."""
+    rng = np.random.default_rng(0) if rng is None else rng
+    for _ in range(replicates):
+        counts = np.bincount(rng.integers(0, x.size, x.size), minlength=x.size)
+        yield np.repeat(x, counts)
 
 
 def _unfit(spectrum: Spectrum, convention: Convention) -> Status:
@@ -128,16 +193,21 @@ def fit_power_law(
     return _csn(x, min_tail, small_sample=x.size < small_sample_below)
 
 
-def _csn(x: Vector, min_tail: int, *, small_sample: bool) -> TailFit:
-    # The quotient makes the fit free of scale to the last bit, unless it leaves float64.
-    with np.errstate(under="ignore"):
-        ratios = x / x[-1]
-    logs = np.log(ratios) if ratios[0] > TINY else np.log(x) - np.log(x[-1])
+def _csn(x: Vector, min_tail: int, *, small_sample: bool = False) -> TailFit:
     starts = _starts(x, max(min_tail, SMALL_SAMPLE_TAIL if small_sample else 2))
     if starts.size == 0:
         if not small_sample:
             return TailFit(status=Status.TOO_FEW_EIGENVALUES)
         starts = np.zeros(1, dtype=np.intp)
+    return _best_of(x, starts, small_sample=small_sample)
+
+
+def _best_of(x: Vector, starts: np.ndarray, *, small_sample: bool = False) -> TailFit:
+    """Fit the tails that begin at `starts` and return the one nearest a power law."""
+    # The quotient makes the fit free of scale to the last bit, unless it leaves float64.
+    with np.errstate(under="ignore"):
+        ratios = x / x[-1]
+    logs = np.log(ratios) if ratios[0] > TINY else np.log(x) - np.log(x[-1])
     lengths = x.size - starts
     # Σ_{j>=i} ln(x_j / x_i), by a cumulative sum from the top
     sums = np.cumsum(logs[::-1])[::-1][starts] - lengths * logs[starts]
@@ -148,7 +218,10 @@ def _csn(x: Vector, min_tail: int, *, small_sample: bool) -> TailFit:
     # CSN eq. 3.1: alpha = 1 + k / Σ ln(x_j / xmin)
     slopes = (lengths - 1 if small_sample else lengths) / sums
     winner, ks = _least_ks(logs, starts, slopes)
-    start, slope = int(starts[winner]), float(slopes[winner])
+    return _tail(x, int(starts[winner]), float(slopes[winner]), ks)
+
+
+def _tail(x: Vector, start: int, slope: float, ks: float) -> TailFit:
     return TailFit(
         alpha=1 + slope,
         xmin=float(x[start]),
@@ -158,6 +231,57 @@ def _csn(x: Vector, min_tail: int, *, small_sample: bool) -> TailFit:
         alpha_stderr=slope / math.sqrt(x.size - start),
         status=Status.OK,
     )
+
+
+def _hill_mid(x: Vector, convention: Convention) -> TailFit:
+    """Hill's estimator above the median (TempBalance, arXiv 2312.00359: PL_Alpha_Hill)."""
+    return _best_of(x, np.array([x.size // 2]))
+
+
+def _hill_k(x: Vector, convention: Convention) -> TailFit:
+    """Hill's estimator over the largest tenth, at least ten (AlphaQ, arXiv 2606.04980)."""
+    k = max(HILL_LEAST, x.size // 10)
+    if x.size <= k:
+        return TailFit(status=Status.TOO_FEW_EIGENVALUES)
+    start = x.size - k - 1  # the eigenvalue below the tail is its xmin, and is not counted
+    logs = np.log(x[start:] / x[start])
+    total = float(logs.sum())
+    if total <= 0:
+        return TailFit(status=Status.FIT_FAILED)
+    fit = _tail(x, start, k / total, _ks(logs, 0, k / total))
+    return dataclasses.replace(fit, n_tail=k, alpha_stderr=(fit.alpha - 1) / math.sqrt(k))
+
+
+def _xmin_peak(x: Vector, convention: Convention, *, slip: bool = False) -> TailFit:
+    """Search xmin only around the peak of the density of log10 λ (WeightWatcher's fix_fingers).
+
+    Between 0.95 and 1.5 times the left edge of the fullest of 100 bins. The published code compares
+    log10 of the lower bound with λ itself, so that it hardly ever binds; `slip` does so too.
+    """
+    counts, edges = np.histogram(np.log10(x), bins=100)
+    peak = 10 ** edges[int(np.argmax(counts))]
+    low = math.log10(0.95 * peak) if slip else 0.95 * peak
+    starts = _starts(x, 2 if slip else convention.min_tail)
+    near = starts[(x[starts] >= low) & (x[starts] <= 1.5 * peak)]
+    if near.size == 0:
+        return TailFit(status=Status.FIT_FAILED)
+    return _best_of(x, near)
+
+
+def _clip_xmax(x: Vector, convention: Convention) -> TailFit:
+    """Drop the largest eigenvalues, up to ten, while they alone hold alpha up ("fingers").
+
+    The first refit whose alpha is lower by more than one is taken (WeightWatcher's clip_xmax, which
+    begins by dropping two); ``xmax`` says how far it went.
+    """
+    whole = _csn(x, convention.min_tail)
+    if whole.status is not Status.OK or whole.alpha <= 2:
+        return whole
+    for n_fingers in range(1, MAX_FINGERS + 1):
+        fit = _csn(x[: x.size - n_fingers], convention.min_tail)
+        if fit.status is Status.OK and fit.alpha + 1 < whole.alpha:
+            return fit
+    return whole
 
 
 def _starts(x: Vector, min_tail: int) -> np.ndarray[tuple[int], np.dtype[np.intp]]:
@@ -205,12 +329,17 @@ def _ks(logs: Vector, start: int, slope: float) -> float:
     return float(np.max(np.abs(1 - survival - np.arange(tail.size) / tail.size)))
 
 
-ESTIMATORS: Mapping[str, Callable[[Vector, Convention], TailFit]] = MappingProxyType(
+Estimator = Callable[[Vector, Convention], TailFit]
+
+ESTIMATORS: Mapping[str, Estimator] = MappingProxyType(
     {
-        "csn": lambda eigenvalues, convention: fit_power_law(
-            eigenvalues,
-            min_tail=convention.min_tail,
-            small_sample_below=convention.small_sample_below,
+        "csn": lambda x, convention: _csn(
+            x, convention.min_tail, small_sample=x.size < convention.small_sample_below
         ),
+        "hill_mid": _hill_mid,
+        "hill_k": _hill_k,
+        "xmin_peak": _xmin_peak,
+        "xmin_peak_compat": lambda x, convention: _xmin_peak(x, convention, slip=True),
+        "clip_xmax": _clip_xmax,
     }
 )

@@ -113,7 +113,8 @@ def output(command: Command) -> Command:
             metavar="NAME",
             default="csn",
             show_default=True,
-            help="How alpha is estimated (csn: maximum likelihood, xmin of least KS distance).",
+            help="How alpha is estimated: csn (maximum likelihood, xmin of least KS distance),"
+            " hill_mid, hill_k, xmin_peak, xmin_peak_compat or clip_xmax.",
         ),
         click.option(
             "--device",
@@ -123,11 +124,15 @@ def output(command: Command) -> Command:
             help="auto, cpu, cuda or cuda:1.",
         ),
         click.option(
-            "--seed",
-            type=int,
-            default=0,
+            "--seed", type=int, default=0, show_default=True, help="Seed of the bootstrap."
+        ),
+        click.option(
+            "--replicates",
+            metavar="N",
+            type=click.IntRange(min=0),
+            default=25,
             show_default=True,
-            help="Recorded; nothing is random yet.",
+            help="Bootstrap replicates behind alpha's interval; 200 for a steadier one.",
         ),
         click.option(
             "--json", "json_file", metavar="FILE", help="Write everything as JSON; - for stdout."

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
-from spectra.analysis import OVER_TRAINED, UNDER_TRAINED
+from spectra.analysis import DOUBTS, OVER_TRAINED, UNDER_TRAINED
 from spectra.errors import CheckpointError, printable
 from spectra.records import LayerReport, ModelReport, Status
 
@@ -103,26 +103,35 @@ def _caption(layer: LayerReport) -> str:
 def plot_alpha_by_depth(report: ModelReport, ax: Axes | None = None) -> Axes:
     """Draw alpha against depth, by kind of layer, with the band from 2 to 6.
 
-    Layers that no mean counts are hollow, those without an alpha marked on the axis.
+    Layers whose alpha is not judged (poor fit, few eigenvalues, noise) are hollow, those without an
+    alpha are marked on the axis.
     """
     ax = ax if ax is not None else _new_axes(width=9)
     ax.axhspan(OVER_TRAINED, UNDER_TRAINED, color=GREY, alpha=0.12, label="2 to 6")
     fitted = [(i, layer) for i, layer in enumerate(report.layers) if layer.status is Status.OK]
     for kind, (colour, marker) in KIND_STYLE.items():
-        chosen = [(i, layer) for i, layer in fitted if layer.kind == kind]
-        if not chosen:
-            continue
-        ax.errorbar(
-            [i for i, _ in chosen],
-            [layer["alpha"] for _, layer in chosen],
-            yerr=[layer["alpha_stderr"] for _, layer in chosen],
-            fmt=marker,
-            color=colour,
-            markerfacecolor=colour if chosen[0][1].averaged else "none",
-            elinewidth=0.8,
-            markersize=5,
-            label=kind,
-        )
+        for solid in (True, False):
+            chosen = [
+                (i, layer)
+                for i, layer in fitted
+                if layer.kind == kind and solid is not bool(DOUBTS & set(layer.warnings))
+            ]
+            if not chosen:
+                continue
+            ax.errorbar(
+                [i for i, _ in chosen],
+                [layer["alpha"] for _, layer in chosen],
+                yerr=[
+                    [layer["alpha"] - layer["alpha_low"] for _, layer in chosen],
+                    [layer["alpha_high"] - layer["alpha"] for _, layer in chosen],
+                ],
+                fmt=marker,
+                color=colour,
+                markerfacecolor=colour if solid else "white",
+                elinewidth=0.9 if solid else 0.4,
+                markersize=5,
+                label=kind if solid else f"{kind}, not judged",
+            )
     failed = [i for i, layer in enumerate(report.layers) if layer.status is not Status.OK]
     if failed:
         bottom = ax.get_xaxis_transform()
@@ -130,12 +139,16 @@ def plot_alpha_by_depth(report: ModelReport, ax: Axes | None = None) -> Axes:
     if fitted:
         mean = report.summary["alpha"]
         ax.axhline(mean, color=BLUE, linewidth=0.8, linestyle="--", label=f"mean {mean:.2f}")
-        top = max(layer["alpha"] for _, layer in fitted)
-        if top > 20:
-            ax.set_yscale("log")
+        ax.set_yscale("log")  # intervals are symmetric in ln(alpha - 1), nearly so here
+        ticks = [1, 1.5, 2, 3, 4, 6, 10, 20, 50, 100]
+        top = max(layer["alpha_high"] for _, layer in fitted)
+        ax.set_yticks([tick for tick in ticks if tick <= max(top, 6)])
+        ax.yaxis.set_major_formatter("{x:g}")
+        ax.yaxis.set_minor_formatter(NullFormatter())
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    ax.set(xlabel="layer, in checkpoint order", ylabel="alpha ± standard error")
+    ax.set(xlabel="layer, in checkpoint order", ylabel="alpha with 95 % interval")
     ax.set_title(Path(report.source.address).name, fontsize=10, parse_math=False)
+    ax.set_ylim(top=ax.get_ylim()[1] * 1.4)  # room for the legend
     ax.legend(fontsize=8, ncols=4, loc="upper left")
     return ax
 

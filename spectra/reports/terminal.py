@@ -9,7 +9,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from spectra.analysis import OVER_TRAINED, UNDER_TRAINED, Inventory
+from spectra.analysis import DOUBTS, OVER_TRAINED, UNDER_TRAINED, Inventory
 from spectra.engine import operations
 from spectra.errors import printable
 from spectra.records import (
@@ -37,9 +37,6 @@ CODES = {
     Finding.SHORT_TAIL: ("tail", "fewer than 20 eigenvalues in it"),
     Finding.SHORT_SPECTRUM: ("few", "fewer than 50 eigenvalues in all"),
 }
-DOUBTS = frozenset(
-    {Finding.RANDOM_LIKE, Finding.POOR_FIT, Finding.SHORT_TAIL, Finding.SHORT_SPECTRUM}
-)
 MEANS = ("alpha", "alpha_hat", "log_norm", "log_spectral_norm", "stable_rank")
 FAILED = {
     Status.TOO_FEW_EIGENVALUES: "too few λ",

@@ -11,6 +11,7 @@ from rich.console import Console
 
 import spectra
 from spectra import METRICS
+from spectra.analysis import DOUBTS
 from spectra.errors import CheckpointError, SelectionError
 from spectra.records import STATUS_TEXT, Finding
 from spectra.reports import html_table, inventory_json, terminal, to_csv, to_json
@@ -123,7 +124,7 @@ def test_long_tables_keep_the_layers_that_need_a_look(rng):
 
 def test_every_finding_has_a_note_for_the_table():
     assert set(terminal.CODES) == set(Finding)
-    assert set(terminal.DOUBTS) < set(Finding)
+    assert set(DOUBTS) < set(Finding)
     assert set(terminal.FAILED) <= set(STATUS_TEXT)
 
 
