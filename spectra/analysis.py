@@ -1,5 +1,6 @@
 """analyze(): from a source of weights to the report of a model."""
 
+import dataclasses
 import fnmatch
 import math
 import platform
@@ -13,6 +14,7 @@ import numpy as np
 
 import spectra
 from spectra import conventions, engine, rmt, tails
+from spectra import evidence as evidence_for
 from spectra.conventions import Convention
 from spectra.errors import AnalysisInterrupted, SelectionError, unknown_name
 from spectra.metrics import METRICS, Metric, evaluate
@@ -35,13 +37,20 @@ UNDER_TRAINED = 6.0
 SHORT_SPECTRUM = 50
 SHORT_TAIL = 20
 POOR_FIT = 0.1
+RULED_OUT = 0.1  # Clauset, Shalizi & Newman's own limit for the p-value
 COLLAPSED = 0.1
 
 REPLICATES = 25
 """Enough for a spread known to a seventh, at a third of the cost of a small decomposition."""
 
 DOUBTS = frozenset(
-    {Finding.RANDOM_LIKE, Finding.POOR_FIT, Finding.SHORT_TAIL, Finding.SHORT_SPECTRUM}
+    {
+        Finding.RANDOM_LIKE,
+        Finding.POOR_FIT,
+        Finding.NOT_POWER_LAW,
+        Finding.SHORT_TAIL,
+        Finding.SHORT_SPECTRUM,
+    }
 )
 """Findings under which a layer's alpha is reported but not judged."""
 
@@ -103,6 +112,7 @@ def analyze(
     seed: int = 0,
     replicates: int = REPLICATES,
     metrics: Mapping[str, Metric] | None = None,
+    evidence: bool = False,
     progress: Progress | None = None,
 ) -> ModelReport:
     """Diagnose a trained network from its weights, layer by layer.
@@ -125,6 +135,9 @@ def analyze(
         Bootstrap replicates behind ``alpha_low`` and ``alpha_high``; 200 for a steadier interval.
     metrics : Mapping[str, Metric], optional
         Columns to compute, ``METRICS`` when left out; extend with ``{**METRICS, "mine": ...}``.
+    evidence : bool, default: False
+        Also gather what says how far to trust each layer: nulls of the same shape, correlation
+        traps, goodness of fit, other families (``spectra.evidence.COLUMNS``). Several times slower.
     progress : callable, optional
         Called as ``progress(done, total, name)`` after each layer, in predicted operations.
 
@@ -158,18 +171,24 @@ def analyze(
     opened = open_source(source)
     stock = _take_stock(opened, rules, layers, exclude)
 
+    def read(matrix: Matrix) -> engine.Stack:
+        return layouts.stack(matrix, opened.read(matrix.tensor))
+
     def row_of(matrix: Matrix, outcome: Spectrum | engine.Failure) -> LayerReport:
         # Seeded by the layer's own name: neither order nor batching nor the choice of layers matter.
         rng = np.random.default_rng([seed, zlib.crc32(matrix.name.encode("utf-8", "replace"))])
-        return layer_report(
+        row = layer_report(
             matrix, outcome, rules, estimator, metrics, replicates=replicates, rng=rng
         )
+        if not evidence:
+            return row
+        return with_evidence(row, matrix, rules, read, rng, seed=seed, device=device)
 
     finished: dict[int, LayerReport] = {}
     interrupted = False
     done, total = 0.0, stock.operations
     try:
-        found = _diagnose(opened, stock.matrices, device, row_of, rules.rank_tolerance)
+        found = _diagnose(stock.matrices, read, row_of, device, rules.rank_tolerance)
         for position, row in found:
             finished[position] = row
             done += engine.operations(stock.matrices[position])
@@ -191,6 +210,7 @@ def analyze(
             "exclude": exclude,
             "seed": seed,
             "replicates": replicates,
+            "evidence": evidence,
         },
         summary=summarise(rows, stock.skipped, metrics),
         layers=rows,
@@ -210,10 +230,10 @@ def analyze(
 
 
 def _diagnose(
-    source: Source,
     matrices: Sequence[Matrix],
-    device: str,
+    read: engine.Read,
     row_of: Callable[[Matrix, Spectrum | engine.Failure], LayerReport],
+    device: str,
     resolution: float,
 ) -> Iterator[tuple[int, LayerReport]]:
     readable = [i for i, matrix in enumerate(matrices) if layouts.is_readable(matrix)]
@@ -222,7 +242,7 @@ def _diagnose(
         yield i, row_of(matrices[i], refused)
     outcomes = engine.decompose(
         engine.plan([matrices[i] for i in readable]),
-        lambda matrix: layouts.stack(matrix, source.read(matrix.tensor)),
+        read,
         device=device,
         resolution=resolution,
     )
@@ -241,6 +261,7 @@ def layer_report(
     rng: np.random.Generator | None = None,
 ) -> LayerReport:
     """Turn a layer's spectrum, or the lack of one, into its row of the report."""
+    fit = None
     if isinstance(outcome, Spectrum):
         spectrum = conventions.apply(outcome, matrix.kind, rules)
         fit = tails.fit_tail(
@@ -271,7 +292,33 @@ def layer_report(
         metrics=values,
         averaged=status is Status.OK and (rules.average_all or matrix.kind not in NOT_AVERAGED),
         spectrum=spectrum,
+        fit=fit,
     )
+
+
+def with_evidence(
+    row: LayerReport,
+    matrix: Matrix,
+    rules: Convention,
+    read: engine.Read,
+    rng: np.random.Generator,
+    *,
+    seed: int,
+    device: str,
+) -> LayerReport:
+    """Add the columns of ``evidence.COLUMNS`` to a row, and the findings they support."""
+    if row.status is not Status.OK or row.spectrum is None or row.fit is None:
+        nothing = dict.fromkeys(evidence_for.COLUMNS, math.nan)
+        return dataclasses.replace(row, metrics={**row.metrics, **nothing})
+    found = evidence_for.gather(
+        matrix, row.spectrum, row.fit, read, rules, rng, seed=seed, device=device
+    )
+    checks = {
+        Finding.NOT_POWER_LAW: found["gof_p"] < RULED_OUT,
+        Finding.CORRELATION_TRAP: found["n_traps"] > 0,
+    }
+    warnings = (*row.warnings, *(finding for finding, met in checks.items() if met))
+    return dataclasses.replace(row, metrics={**row.metrics, **found}, warnings=warnings)
 
 
 def find(values: Mapping[str, Value], spectrum: Spectrum) -> tuple[Finding, ...]:

@@ -61,6 +61,8 @@ class Finding(StrEnum):
     POOR_FIT = "poor_fit"
     RANK_COLLAPSE = "rank_collapse"
     RANDOM_LIKE = "random_like"
+    NOT_POWER_LAW = "not_power_law"
+    CORRELATION_TRAP = "correlation_trap"
 
 
 FINDING_TEXT: Mapping[Finding, str] = {
@@ -71,6 +73,8 @@ FINDING_TEXT: Mapping[Finding, str] = {
     Finding.POOR_FIT: "KS distance above 0.1: the tail is hardly a power law",
     Finding.RANK_COLLAPSE: "a tenth or more of the eigenvalues are zero",
     Finding.RANDOM_LIKE: "the spectrum is that of random weights",
+    Finding.NOT_POWER_LAW: "a power law is ruled out (goodness of fit p < 0.1)",
+    Finding.CORRELATION_TRAP: "an eigenvalue survives shuffling: a mean shift or a few huge entries",
 }
 
 
@@ -197,6 +201,7 @@ class LayerReport:
     metrics: Mapping[str, Value] = field(repr=False)
     averaged: bool = False
     spectrum: Spectrum | None = field(default=None, repr=False, compare=False)
+    fit: TailFit | None = field(default=None, repr=False, compare=False)
 
     def __getitem__(self, metric: str) -> Value:
         try:

@@ -220,3 +220,67 @@ def is_random_like(spectrum: Spectrum) -> bool:
     ratio = spectrum.N / spectrum.M
     typical = (1 + 0.3 * math.log(spectrum.M)) / (spectrum.M * math.sqrt(ratio))
     return bulk(spectrum).n_spikes == 0 and mp_distance(spectrum) < NOISE_DISTANCE * typical
+
+
+def noise_spectrum(N: int, M: int, n_matrices: int, rng: np.random.Generator) -> Vector:
+    """Draw the eigenvalues of Gaussian noise, ascending, of unit variance.
+
+    By the bidiagonal model (Dumitriu & Edelman, J. Math. Phys. 43 (2002)): the same law as forming
+    the matrices, at the cost of tridiagonal ones.
+
+    Examples
+    --------
+    >>> noise_spectrum(30, 20, 2, np.random.default_rng(0)).shape
+    (40,)
+    """
+    from scipy.linalg import eigvalsh_tridiagonal
+
+    parts = []
+    for _ in range(n_matrices):
+        diagonal = rng.chisquare(N - np.arange(M))
+        below = rng.chisquare(np.arange(M - 1, 0, -1))
+        both = diagonal + np.concatenate([[0.0], below])
+        if M == 1:
+            parts.append(both)
+            continue
+        off = np.sqrt(diagonal[:-1] * below)
+        parts.append(eigvalsh_tridiagonal(both, off, lapack_driver="sterf"))
+    values: Vector = np.maximum(np.sort(np.concatenate(parts)), 0.0)
+    return values
+
+
+class Traps(NamedTuple):
+    """Correlation traps of one shuffled matrix: how many, and the chance of the largest in noise."""
+
+    n_traps: int
+    p_value: float
+
+
+def find_traps(shuffled: Spectrum, *, level: float = SPIKE_LEVEL) -> Traps:
+    """Look for eigenvalues that survive shuffling: traps (SETOL section 3.3.1).
+
+    Shuffling the entries destroys all correlations, so what is left above noise comes from the
+    entries themselves: a mean that is not zero, or a few that are huge. The variance is that of the
+    entries, ‖W‖²/(number of entries); no density is fitted.
+
+    Parameters
+    ----------
+    shuffled : Spectrum
+        Of the matrix with its entries shuffled.
+    level : float
+        Chance of any trap in Gaussian noise.
+
+    Returns
+    -------
+    Traps
+        ``p_value`` between 1e-6 and 0.5, the ends of the tabulated law, times the slices.
+    """
+    N, M, k = shuffled.N, shuffled.M, shuffled.n_matrices
+    variance = float(np.mean(shuffled.eigenvalues)) / N
+    per_slice = max(level / k, TRACY_WIDOM_LEVELS[-1])
+    bound = variance * largest_of_noise(N, M, level=per_slice, n_matrices=k)
+    levels = TRACY_WIDOM_LEVELS
+    points = [largest_of_noise(N, M, level=p, n_matrices=k) for p in levels]
+    reached = np.interp(shuffled.eigenvalues[-1] / variance, points, -np.log(levels))
+    p_value = min(1.0, k * math.exp(-float(reached)))
+    return Traps(int(np.count_nonzero(shuffled.eigenvalues > bound)), p_value)

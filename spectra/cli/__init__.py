@@ -30,6 +30,7 @@ EXIT_USAGE = 2
 EXIT_INPUT = 3
 EXIT_LAYERS = 4
 EXIT_INTERRUPTED = 130
+THOROUGH_REPLICATES = 200
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -130,9 +131,15 @@ def output(command: Command) -> Command:
             "--replicates",
             metavar="N",
             type=click.IntRange(min=0),
-            default=25,
+            help="Bootstrap replicates behind alpha's interval (25; 200 with --metrics all).",
+        ),
+        click.option(
+            "--metrics",
+            type=click.Choice(["default", "all"]),
+            default="default",
             show_default=True,
-            help="Bootstrap replicates behind alpha's interval; 200 for a steadier one.",
+            help="all: also nulls of the same shape, correlation traps, goodness of fit, other"
+            " families; several times slower.",
         ),
         click.option(
             "--json", "json_file", metavar="FILE", help="Write everything as JSON; - for stdout."
@@ -238,6 +245,10 @@ def _run(source: str | Path, **options: Any) -> None:  # noqa: ANN401 - passed o
     from spectra import analysis
     from spectra.cli.progress import progress_bar
 
+    thorough = options.pop("metrics") == "all"
+    replicates = options.pop("replicates")
+    if replicates is None:
+        replicates = THOROUGH_REPLICATES if thorough else analysis.REPLICATES
     rows, quiet, strict = options.pop("rows"), options.pop("quiet"), options.pop("strict")
     files = {key: options.pop(key) for key in ("json_file", "csv_file", "plots")}
     if files["json_file"] == "-" == files["csv_file"]:
@@ -247,7 +258,13 @@ def _run(source: str | Path, **options: Any) -> None:  # noqa: ANN401 - passed o
     interrupted = False
     try:
         with progress_bar(quiet=quiet) as progress:
-            report = analysis.analyze(str(source), progress=progress, **options)
+            report = analysis.analyze(
+                str(source),
+                progress=progress,
+                evidence=thorough,
+                replicates=replicates,
+                **options,
+            )
     except AnalysisInterrupted as stop:
         report, interrupted = stop.report, True
     _deliver(report, rows=rows, quiet=quiet, **files)

@@ -24,8 +24,8 @@ from spectra.records import (
 
 MAX_ROWS = 60
 NAMED = 3  # how many of the worst layers are called by name
-NAME_WIDTH = 30  # of 80 columns; what the others leave on a wider terminal
-OTHER_COLUMNS = 60
+NAME_WIDTH = 30
+MIN_NAME_WIDTH = 16
 
 # What the last column says, and the legend below it; doubts about the number before the number.
 CODES = {
@@ -33,6 +33,8 @@ CODES = {
     Finding.OVER_TRAINED: ("over", "alpha below 2, over-trained"),
     Finding.UNDER_TRAINED: ("under", "alpha above 6, under-trained"),
     Finding.RANK_COLLAPSE: ("rank", "a tenth or more of the eigenvalues are zero"),
+    Finding.CORRELATION_TRAP: ("trap", "a mean shift or a few huge entries rule the top"),
+    Finding.NOT_POWER_LAW: ("no-pl", "a power law is ruled out, p below 0.1"),
     Finding.POOR_FIT: ("fit", "KS above 0.1, hardly a power law"),
     Finding.SHORT_TAIL: ("tail", "fewer than 20 eigenvalues in it"),
     Finding.SHORT_SPECTRUM: ("few", "fewer than 50 eigenvalues in all"),
@@ -99,9 +101,22 @@ def show_inventory(stock: Inventory, console: Console, *, rows: int = MAX_ROWS) 
 
 
 def shorten(name: str, width: int) -> str:
-    """Cut a name from the left, where parts are shared, and drop the usual ``.weight``."""
-    name = printable(name).removesuffix(".weight")
-    return name if len(name) <= width else f"…{name[len(name) - width + 1 :]}"
+    """Make a name fit: drop the usual ``.weight``, then cut leading words to a letter.
+
+    Numbers stay, since they say which layer it is; what is still too long is cut from the left.
+
+    Examples
+    --------
+    >>> shorten("encoder.layer.11.attention.self.query.weight", 22)
+    'e.l.11.a.self.query'
+    """
+    parts = printable(name).removesuffix(".weight").split(".")
+    for i, part in enumerate(parts[:-1]):
+        if len(".".join(parts)) <= width:
+            break
+        parts[i] = part if part.isdecimal() else part[:1]
+    short = ".".join(parts)
+    return short if len(short) <= width else f"…{short[len(short) - width + 1 :]}"
 
 
 def _add(table: Table, *cells: str, style: str = "") -> None:
@@ -149,23 +164,30 @@ def _badness(layer: LayerReport) -> tuple[int, float]:
 
 
 def _layer_table(layers: Sequence[LayerReport], width: int) -> Table:
+    """Build the table; numbers are never cut, the name takes what the other columns leave."""
     table = _table("", "layer", "N×M", "alpha", "KS", "tail", "α̂", "note")
-    for layer in layers:
-        style = "dim" if layer.status is not Status.OK else ""
-        if _badness(layer)[0] == 3:
-            style = "red" if Finding.OVER_TRAINED in layer.warnings else "yellow"
-        _add(
-            table,
+    cells = [
+        (
             _mark(layer),
-            shorten(layer.name, max(NAME_WIDTH, width - OTHER_COLUMNS)),
             _shape(layer),
             _number(layer, "alpha", 2),
             _number(layer, "ks", 3),
             _number(layer, "n_tail", 0),
             _number(layer, "alpha_hat", 2),
             _note(layer),
-            style=style,
         )
+        for layer in layers
+    ]
+    headers = ("", "N×M", "alpha", "KS", "tail", "α̂", "note")
+    used = sum(
+        max(len(text) for text in column) + 1 for column in zip(headers, *cells, strict=True)
+    )
+    room = max(MIN_NAME_WIDTH, width - used - 1)
+    for layer, (mark, *numbers) in zip(layers, cells, strict=True):
+        style = "dim" if layer.status is not Status.OK else ""
+        if _badness(layer)[0] == 3:
+            style = "red" if Finding.OVER_TRAINED in layer.warnings else "yellow"
+        _add(table, mark, shorten(layer.name, room), *numbers, style=style)
     return table
 
 

@@ -31,6 +31,7 @@ LAZY_FROM = 64 * 2**20
 
 MAX_RATIO = 100  # torch stores plainly; what unpacks to far more is a bomb
 MAX_ENTRIES = 1_000_000
+MAX_DEPTH = 50
 
 ROOTS = (
     "state_dict",
@@ -342,12 +343,12 @@ def _find_state(tree: object) -> tuple[str, object, tuple[Skipped, ...]]:
 def _flatten(tree: object) -> Iterator[tuple[str, "torch.Tensor"]]:
     """Walk nested dicts and lists, joining keys with dots; a bare tensor is called ``tensor``."""
     seen = 0
-    pending: list[tuple[str, Any]] = [("", tree)]
+    pending: list[tuple[str, Any, int]] = [("", tree, 0)]
     while pending:
+        name, value, depth = pending.pop()
         seen += 1
-        if seen > MAX_ENTRIES:
+        if seen > MAX_ENTRIES or depth > MAX_DEPTH:
             raise RecursionError("a dict within itself, or nested without end")
-        name, value = pending.pop()
         if _is_tensor(value):
             yield name or "tensor", value
             continue
@@ -356,8 +357,8 @@ def _flatten(tree: object) -> Iterator[tuple[str, "torch.Tensor"]]:
             items = list(value.items())
         elif isinstance(value, list | tuple):
             items = list(enumerate(value))
-        children = [(f"{name}.{key}" if name else str(key), child) for key, child in items]
-        pending.extend(reversed(children))
+        for key, child in reversed(items):
+            pending.append((f"{name}.{key}" if name else str(key), child, depth + 1))
 
 
 def _is_tensor(value: object) -> Any:  # noqa: ANN401 - a type guard for a type not imported here

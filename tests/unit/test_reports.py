@@ -135,10 +135,13 @@ def test_a_report_prints_as_its_table(report):
     assert "alpha nan" in repr(report["bad"])
 
 
-def test_names_are_shortened_from_the_left():
-    assert terminal.shorten("encoder.layer.0.attention.self.query.weight", 20) == (
-        "…ttention.self.query"
-    )
+def test_names_are_shortened_by_words_and_keep_their_numbers():
+    name = "encoder.layer.10.attention.self.query.weight"
+    assert terminal.shorten(name, 80) == "encoder.layer.10.attention.self.query"
+    assert terminal.shorten(name, 30) == "e.l.10.attention.self.query"
+    assert terminal.shorten(name, 20) == "e.l.10.a.self.query"
+    assert terminal.shorten(name, 10) == "…a.s.query"
+    assert len(terminal.shorten("x" * 300, 20)) == 20
     assert terminal.shorten("fc.weight", 20) == "fc"
 
 

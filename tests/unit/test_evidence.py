@@ -1,0 +1,143 @@
+import math
+import re
+
+import numpy as np
+import pytest
+
+import spectra
+from spectra import conventions, evidence, tails
+from spectra.records import Spectrum
+from spectra.rmt import find_traps, noise_spectrum
+from tests.conftest import ROOT
+from tests.reference.matrices import pareto
+
+
+def gathered(weights, seed=0):
+    return spectra.analyze({"w": weights}, evidence=True, seed=seed).layers[0]
+
+
+@pytest.fixture(scope="module")
+def noise():
+    return np.random.default_rng(5150314).standard_normal((784, 300))
+
+
+def test_noise_has_no_trap_and_every_column_is_there(noise):
+    layer = gathered(noise)
+    assert set(evidence.COLUMNS) <= set(layer.metrics)
+    assert layer.n_traps == 0
+    assert layer.trap_p > 0.01
+    assert abs(layer.alpha_z) < 3
+    assert layer.rand_distance < 0.02
+
+
+# The fixtures of SETOL section 3.3.1: what survives shuffling, and where it comes from.
+def test_a_mean_shift_is_one_trap_and_known_as_such(noise):
+    layer = gathered(noise + 0.2)
+    assert layer.n_traps == 1
+    assert "correlation_trap" in layer.warnings
+    assert layer.trap_mean_share > 0.9
+    assert layer.trap_entries_share < 0.1
+
+
+def test_one_huge_entry_is_one_trap_and_known_as_such(noise):
+    weights = noise.copy()
+    weights[10, 20] = 80
+    layer = gathered(weights)
+    assert layer.n_traps == 1
+    assert layer.trap_entries_share > 0.9
+    assert layer.trap_mean_share < 0.1
+
+
+def test_a_signal_of_rank_one_is_a_spike_but_no_trap(noise):
+    rng = np.random.default_rng(1)
+    u, v = rng.standard_normal(784), rng.standard_normal(300)
+    layer = gathered(noise + 100 * np.outer(u / np.linalg.norm(u), v / np.linalg.norm(v)))
+    assert layer.n_spikes == 1
+    assert layer.n_traps == 0
+    assert "correlation_trap" not in layer.warnings
+
+
+def as_spectrum(values):
+    x = np.sort(values)
+    raw = Spectrum(x, x.size, x.size, 1, float(x.sum()), 0.0, "gram")
+    return conventions.apply(raw, "linear", conventions.HTSR)
+
+
+def p_value(x, rng, samples=60):
+    spectrum = as_spectrum(x)
+    fit = tails.fit_tail(spectrum)
+    return evidence.goodness_of_fit(
+        spectrum.eigenvalues, fit, conventions.HTSR, rng, samples=samples
+    )
+
+
+def test_power_laws_pass_and_others_fail_the_goodness_of_fit(rng):
+    passed = sum(p_value(pareto(2.5, 300, rng), rng) >= 0.1 for _ in range(20))
+    assert passed >= 15  # 18 expected at level 0.1; five misses of 20 have a chance of 0.04
+    failed = sum(p_value(rng.uniform(1, 2, 400), rng) < 0.1 for _ in range(10))
+    assert failed >= 8
+
+
+@pytest.mark.parametrize("alpha", [2.5, 4.0, 6.0])
+def test_the_powerlaw_package_is_not_let_cap_alpha_at_three(alpha, rng):
+    spectrum = as_spectrum(pareto(alpha, 2000, rng))
+    fit = tails.fit_tail(spectrum)
+    found = evidence.other_families(spectrum.eigenvalues, fit)
+    assert found["alpha_truncated"] == pytest.approx(alpha, rel=0.15)
+    assert found["lr_exponential"] > 2  # a power law is no exponential
+    assert found["lr_lognormal"] > -2
+    assert found["lr_truncated"] < 0.1
+
+
+def test_an_exponential_tail_is_told(rng):
+    spectrum = as_spectrum(1 + rng.exponential(1, 2000))
+    fit = tails.fit_power_law(spectrum.eigenvalues, min_tail=1500)
+    assert evidence.other_families(spectrum.eigenvalues, fit)["lr_exponential"] < -2
+
+
+def test_the_null_is_that_of_real_matrices(rng):
+    """The bidiagonal model against matrices formed and decomposed: means of 25, within 4 errors."""
+    mean, sd = evidence.null_alpha(120, 80, 1, conventions.HTSR, "csn")
+    alphas = [
+        spectra.analyze({"w": rng.standard_normal((120, 80))}, replicates=0).layers[0].alpha
+        for _ in range(40)
+    ]
+    error = math.hypot(sd / 5, np.std(alphas) / math.sqrt(40))
+    assert abs(np.mean(alphas) - mean) < 4 * error
+
+
+def test_noise_spectra_have_the_moments_of_wishart_matrices(rng):
+    draws = np.array([noise_spectrum(60, 40, 1, rng) for _ in range(200)])
+    # E Σλ = NM; E Σλ² = NM(N + M + 1); relative errors of 200 draws: 0.2 % and 0.5 %
+    assert draws.sum(1).mean() == pytest.approx(60 * 40, rel=0.01)
+    assert (draws**2).sum(1).mean() == pytest.approx(60 * 40 * 101, rel=0.02)
+
+
+def test_traps_in_noise_are_as_rare_as_the_level(rng):
+    found = 0
+    for _ in range(400):
+        x = noise_spectrum(200, 100, 1, rng)
+        spectrum = Spectrum(x, 200, 100, 1, float(x.sum()), 0.0, "noise")
+        trap = find_traps(spectrum, level=0.05)
+        found += trap.n_traps > 0
+        assert (trap.n_traps > 0) == (trap.p_value < 0.05)
+    assert 20 / 1.8 < found < 20 * 1.8  # 20 expected, sd 4.4
+
+
+def test_evidence_repeats_with_its_seed(weights):
+    first, again = (gathered(weights["conv.weight"], seed=3) for _ in range(2))
+    assert first.metrics == again.metrics
+
+
+def test_a_layer_without_a_fit_has_no_evidence_and_stops_nothing(rng):
+    report = spectra.analyze(
+        {"zero": np.zeros((30, 30)), "good": rng.standard_t(3, (60, 40))}, evidence=True
+    )
+    assert math.isnan(report["zero"].gof_p)
+    assert not math.isnan(report["good"].gof_p)
+
+
+def test_every_column_has_a_row_in_the_glossary():
+    glossary = (ROOT / "docs" / "glossary.md").read_text("utf-8")
+    for column in evidence.COLUMNS:
+        assert re.search(rf"^\| `{column}` \|", glossary, re.MULTILINE), column
