@@ -248,6 +248,61 @@ def mp_distance(spectrum: Spectrum, fit: TailFit) -> float:
     return rmt.mp_distance(spectrum)
 
 
+def quality_cumulants(spectrum: Spectrum, fit: TailFit) -> float:
+    """Return log10 of the layer quality by free cumulants; experimental.
+
+    Examples
+    --------
+    >>> round(quality_cumulants(_example([0.1, 0.1, 0.8, 3.0]), TailFit()), 6)
+    -0.090135
+    """
+    return setol.quality_cumulants(spectrum)
+
+
+def quality_spikes(spectrum: Spectrum, fit: TailFit) -> float:
+    """Return log10 of the share of Σλ in the ERG tail; experimental.
+
+    Examples
+    --------
+    >>> round(quality_spikes(_example([0.1, 0.1, 0.8, 3.0]), TailFit()), 6)  # log10 3.9/4
+    -0.010995
+    """
+    return setol.quality_spikes(spectrum)
+
+
+def quality_cauchy(spectrum: Spectrum, fit: TailFit) -> float:
+    """Return log10 of the layer quality of the free Cauchy model; experimental.
+
+    Examples
+    --------
+    >>> round(quality_cauchy(_example([0.1, 0.1, 0.8, 3.0]), TailFit()), 6)  # ½ log10(0.7 + 2.9)
+    0.278151
+    """
+    return setol.quality_cauchy(spectrum)
+
+
+def quality_inverse_mp(spectrum: Spectrum, fit: TailFit) -> float:
+    """Return log10 of the layer quality of the inverse Marchenko-Pastur model; experimental.
+
+    Examples
+    --------
+    >>> round(quality_inverse_mp(_example([0.1, 0.1, 0.8, 3.0]), TailFit(alpha=3.02)), 6)  # κ = 1
+    0.369416
+    """
+    return setol.quality_inverse_mp(spectrum, fit.alpha)
+
+
+def quality_levy(spectrum: Spectrum, fit: TailFit) -> float:
+    """Return log10 of the squared quality of the Lévy-Wigner model; experimental.
+
+    Examples
+    --------
+    >>> round(quality_levy(_example([0.1, 0.1, 0.8, 3.0]), TailFit(alpha=2.0)), 6)  # log10 3.9/3
+    0.113943
+    """
+    return setol.quality_levy(spectrum, fit.alpha)
+
+
 def _example(eigenvalues: list[float]) -> Spectrum:
     """Build a spectrum for the examples above."""
     values = np.array(eigenvalues)
@@ -370,6 +425,31 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
         ),
         "erg_log_det": Metric(
             erg_log_det, "Σ ln λ̃ over λ >= xmin", f"{SETOL}, section 3.2", of_tail=True
+        ),
+        "quality_cumulants": Metric(
+            quality_cumulants,
+            "log10 Q, Q² = Σ κ_1 x + κ_2 x²/2 + ... over the ERG tail (experimental)",
+            f"{SETOL}, section 5.6",
+        ),
+        "quality_spikes": Metric(
+            quality_spikes, "log10 of the ERG tail's share of Σλ (experimental)", f"{SETOL}, 5.5"
+        ),
+        "quality_cauchy": Metric(
+            quality_cauchy,
+            "½ log10 Σ (λ̃ - λ̃_min) over the ERG tail (experimental)",
+            f"{SETOL}, 5.5",
+        ),
+        "quality_inverse_mp": Metric(
+            quality_inverse_mp,
+            "½ log10 κ Σ ln(λ/λ_min) over the ERG tail, κ = (alpha - 0.98)/2.04 (experimental)",
+            f"{SETOL}, section 5.5",
+            of_tail=True,
+        ),
+        "quality_levy": Metric(
+            quality_levy,
+            "log10 of the mean of λ̃^(alpha - 1) over the ERG tail (experimental)",
+            f"{SETOL}, section 5.5",
+            of_tail=True,
         ),
     }
 )

@@ -5,11 +5,17 @@ where Σλ equals their number, λ̃ = λ n / Σλ, so that the condition det X�
 """
 
 import math
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
-from spectra.records import Spectrum, Vector
+from spectra.conventions import HTSR, Convention, apply
+from spectra.records import Spectrum, Status, TailFit, Vector
+from spectra.tails import fit_tail
+
+Matrix2D: TypeAlias = npt.NDArray[np.float64]
 
 
 class ErgCut(NamedTuple):
@@ -79,3 +85,175 @@ def erg_log_det(spectrum: Spectrum, xmin: float) -> float:
     if tail.size == 0:
         return math.nan
     return float(np.sum(np.log(tail * unit_scale(spectrum))))
+
+
+To: TypeAlias = Literal["erg", "power_law", "midpoint"]
+
+
+def tail_size(spectrum: Spectrum, fit: TailFit, to: To = "erg") -> int:
+    """Return how many of the largest eigenvalues a tail demarcation keeps.
+
+    ``erg`` is the tail that meets the ERG condition, ``power_law`` the fitted one, ``midpoint`` half
+    way between, rounded down (arXiv 2507.17912, section 6.2: the first keeps too much, the second
+    too little, and they meet at alpha = 2).
+
+    Examples
+    --------
+    >>> values = np.array([0.1, 0.1, 0.8, 3.0])
+    >>> example = Spectrum(values, 4, 4, 1, 4.0, 0.0, "gram")
+    >>> [tail_size(example, TailFit(n_tail=1), to) for to in ("erg", "power_law", "midpoint")]
+    [3, 1, 2]
+    """
+    n_erg = erg_cut(spectrum.eigenvalues).n_erg
+    return {"erg": n_erg, "power_law": fit.n_tail, "midpoint": (n_erg + fit.n_tail) // 2}[to]
+
+
+def truncate(weights: Matrix2D, to: To = "erg", *, convention: Convention = HTSR) -> Matrix2D:
+    """Return `weights` with only the components of its effective correlation space.
+
+    The singular value decomposition cut to the tail that `to` names (arXiv 2507.17912, section 6.2).
+
+    Parameters
+    ----------
+    weights : ndarray of shape (rows, columns)
+        Finite, not all zero.
+    to : {"erg", "power_law", "midpoint"}
+        Which tail, see `tail_size`.
+    convention : Convention
+        Rules of the power-law fit.
+
+    Returns
+    -------
+    ndarray of shape (rows, columns)
+        float64, of rank `tail_size`.
+
+    Raises
+    ------
+    ValueError
+        If `weights` is no finite, non-zero matrix, or a power law is asked for and none can be fitted.
+
+    Examples
+    --------
+    >>> truncate(np.diag([3.0, 1.0, 0.1]), "erg").round(3).tolist()
+    [[3.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 0.0]]
+    """
+    kept = _tail_components(weights, to, convention)
+    return (kept.left * kept.singular) @ kept.right
+
+
+def projector(weights: Matrix2D, to: To = "erg", *, convention: Convention = HTSR) -> Matrix2D:
+    """Return the projector onto the effective correlation space, in the columns of `weights`.
+
+    P = Σ v vᵀ over the tail's right singular vectors, so that W P is the truncated matrix.
+    Parameters and errors as for `truncate`.
+
+    Examples
+    --------
+    >>> projector(np.diag([3.0, 1.0, 0.1])).round(3).diagonal().tolist()
+    [1.0, 1.0, 0.0]
+    """
+    right = _tail_components(weights, to, convention).right
+    return right.T @ right
+
+
+class _Components(NamedTuple):
+    left: Matrix2D
+    singular: Vector
+    right: Matrix2D
+
+
+def _tail_components(weights: Matrix2D, to: To, convention: Convention) -> _Components:
+    matrix = np.asarray(weights, dtype=np.float64)
+    if matrix.ndim != 2 or not np.all(np.isfinite(matrix)) or not np.any(matrix):
+        raise ValueError("`weights` must be a finite matrix that is not zero")
+    left, singular, right = np.linalg.svd(matrix, full_matrices=False)
+    values = singular[::-1] ** 2
+    N, M = max(matrix.shape), min(matrix.shape)
+    raw = Spectrum(values, N, M, 1, float(np.sum(values)), 0.0, "svd")
+    spectrum = apply(raw, "linear", convention)
+    fit = TailFit() if to == "erg" else fit_tail(spectrum, convention=convention)
+    if to != "erg" and fit.status is not Status.OK:
+        raise ValueError(f"no power law can be fitted to `weights`: {fit.status}")
+    size = tail_size(spectrum, fit, to)
+    return _Components(left[:, :size], singular[:size], right[:size])
+
+
+def free_cumulants(moments: Sequence[float]) -> list[float]:
+    """Return the free cumulants κ_1 ... κ_k of a law with the moments m_1 ... m_k, k <= 5.
+
+    They are the coefficients of the R-transform, R(z) = κ_1 + κ_2 z + κ_3 z² + ...
+    (arXiv 2507.17912, section 5.6).
+
+    Examples
+    --------
+    >>> free_cumulants([1, 1.5, 2.75, 5.625, 12.3125])  # Marchenko-Pastur with ratio 1/2
+    [1.0, 0.5, 0.25, 0.125, 0.0625]
+    """
+    m1, m2, m3, m4, m5 = (*(float(m) for m in moments), *([0.0] * (5 - len(moments))))
+    cumulants = [
+        m1,
+        m2 - m1**2,
+        m3 - 3 * m2 * m1 + 2 * m1**3,
+        m4 - 4 * m3 * m1 - 2 * m2**2 + 10 * m2 * m1**2 - 5 * m1**4,
+        m5
+        - 5 * m4 * m1
+        + 15 * m3 * m1**2
+        + 15 * m2**2 * m1
+        - 35 * m2 * m1**3
+        - 5 * m3 * m2
+        + 14 * m1**5,
+    ]
+    return cumulants[: len(moments)]
+
+
+def quality_cumulants(spectrum: Spectrum) -> float:
+    """Return log10 of the layer quality Q by free cumulants; experimental.
+
+    Q² = Σ_i G(x_i) over the ERG tail, G(x) = κ_1 x + κ_2 x²/2 + ... + κ_5 x⁵/5, x = λ̃/M̃ with λ̃ in
+    units where Σλ̃ = n and M̃ the tail's size; the moments are those of x over the tail, not centred
+    (docs/decisions/0014-layer-quality.md says where the paper leaves this open).
+    """
+    x = _erg_tail(spectrum)
+    x = x / x.size
+    kappas = free_cumulants([float(np.mean(x**k)) for k in range(1, 6)])
+    square = sum(kappa / k * float(np.sum(x**k)) for k, kappa in enumerate(kappas, start=1))
+    return 0.5 * math.log10(square) if square > 0 else math.nan
+
+
+def quality_spikes(spectrum: Spectrum) -> float:
+    """Return log10 of Q = Σ λ/Σ_all λ over the ERG tail: discrete spikes, the tail norm."""
+    return math.log10(float(np.sum(_erg_tail(spectrum))) / spectrum.eigenvalues.size)
+
+
+def quality_inverse_mp(spectrum: Spectrum, alpha: float) -> float:
+    """Return log10 Q of the inverse Marchenko-Pastur model: Q² = κ Σ ln(λ/λ_min) over the ERG tail.
+
+    κ from alpha by the paper's fit, alpha = 2.04 κ + 0.98. NaN where κ is not positive.
+    """
+    tail = _erg_tail(spectrum)
+    kappa = (alpha - 0.98) / 2.04
+    square = kappa * float(np.sum(np.log(tail / tail[0])))
+    return 0.5 * math.log10(square) if square > 0 else math.nan
+
+
+def quality_levy(spectrum: Spectrum, alpha: float) -> float:
+    """Return log10 of the Lévy-Wigner model's Q² = mean of λ̃^(alpha - 1) over the ERG tail."""
+    tail = _erg_tail(spectrum)
+    top = float(tail[-1])
+    share = float(np.mean((tail / top) ** (alpha - 1)))
+    return (alpha - 1) * math.log10(top) + math.log10(share)
+
+
+def quality_cauchy(spectrum: Spectrum) -> float:
+    """Return log10 Q of the free Cauchy model: Q² = Σ (λ̃ - λ̃_min) over the ERG tail, a = 1."""
+    tail = _erg_tail(spectrum)
+    square = float(np.sum(tail - tail[0]))
+    return 0.5 * math.log10(square) if square > 0 else math.nan
+
+
+def _erg_tail(spectrum: Spectrum) -> Vector:
+    """Return the tail that meets the ERG condition, ascending, in units where Σλ̃ = n."""
+    cut = erg_cut(spectrum.eigenvalues)
+    tail = spectrum.eigenvalues[spectrum.eigenvalues.size - cut.n_erg :]
+    # A cut that ends at zero (a matrix of low rank) has no logarithm there.
+    return np.asarray(tail[tail > 0] * unit_scale(spectrum))

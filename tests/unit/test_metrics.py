@@ -32,7 +32,19 @@ def oracle(weights):
     n_rows = max(weights.shape)
     lambda_plus, n_spikes = noise.bulk(lam, n_rows, n)
     law = marchenko_pastur_quantiles(n, n / n_rows)
+    erg = lam[lam >= erg_xmin] * n / total
+    x = erg / n_erg
+    kappas = exact.free_cumulants([np.mean(x**k) for k in range(1, 6)])
     return {
+        "quality_cumulants": math.log10(
+            math.sqrt(sum(kappas[k - 1] / k * np.sum(x**k) for k in range(1, 6)))
+        ),
+        "quality_spikes": math.log10(lam[lam >= erg_xmin].sum() / total),
+        "quality_cauchy": math.log10(math.sqrt(np.sum(erg - erg.min()))),
+        "quality_inverse_mp": math.log10(
+            math.sqrt((alpha - 0.98) / 2.04 * np.sum(np.log(erg / erg.min())))
+        ),
+        "quality_levy": math.log10(np.mean(erg ** (alpha - 1))),
         "lambda_plus": lambda_plus,
         "n_spikes": n_spikes,
         "soft_rank": lambda_plus / lam[-1],
