@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from spectra.records import LayerReport as LayerReport
     from spectra.records import ModelReport as ModelReport
     from spectra.records import Status as Status
+    from spectra.reports import explain as explain
 
 __version__ = "0.1.0"
 
@@ -38,6 +39,7 @@ _HOMES = {
     "LayerReport": "records",
     "ModelReport": "records",
     "Status": "records",
+    "explain": "reports",
 }
 __all__ = ["__version__", *_HOMES]
 

@@ -24,11 +24,13 @@ from spectra.records import (
     LayerReport,
     Matrix,
     ModelReport,
+    Phase,
     Skipped,
     SourceInfo,
     Spectrum,
     Status,
     Value,
+    Verdict,
 )
 from spectra.sources import Source, layouts, open_source
 
@@ -291,6 +293,8 @@ def layer_report(
         residual=math.nan if spectrum is None else spectrum.residual,
         metrics=values,
         averaged=status is Status.OK and (rules.average_all or matrix.kind not in NOT_AVERAGED),
+        verdict=judge(status, warnings),
+        phase=phase_of(status, warnings, values),
         spectrum=spectrum,
         fit=fit,
     )
@@ -318,7 +322,53 @@ def with_evidence(
         Finding.CORRELATION_TRAP: found["n_traps"] > 0,
     }
     warnings = (*row.warnings, *(finding for finding, met in checks.items() if met))
-    return dataclasses.replace(row, metrics={**row.metrics, **found}, warnings=warnings)
+    return dataclasses.replace(
+        row,
+        metrics={**row.metrics, **found},
+        warnings=warnings,
+        verdict=judge(row.status, warnings),
+        phase=phase_of(row.status, warnings, row.metrics),
+    )
+
+
+def judge(status: Status, warnings: Sequence[Finding]) -> Verdict:
+    """Say what a layer's findings amount to; a number in doubt is not judged.
+
+    Examples
+    --------
+    >>> judge(Status.OK, [Finding.UNDER_TRAINED, Finding.POOR_FIT]).value
+    'not_judged'
+    """
+    if status is not Status.OK:
+        return Verdict.NO_NUMBERS
+    if Finding.RANDOM_LIKE in warnings:
+        return Verdict.RANDOM_LIKE
+    if DOUBTS & set(warnings):
+        return Verdict.NOT_JUDGED
+    if Finding.OVER_TRAINED in warnings:
+        return Verdict.OVER_TRAINED
+    return Verdict.UNDER_TRAINED if Finding.UNDER_TRAINED in warnings else Verdict.WELL_TRAINED
+
+
+def phase_of(status: Status, warnings: Sequence[Finding], values: Mapping[str, Value]) -> Phase:
+    """Name the phase of training a spectrum shows, by its spikes, its tail and its rank.
+
+    Examples
+    --------
+    >>> phase_of(Status.OK, [Finding.OVER_TRAINED], {"n_spikes": 9}).value
+    'very_heavy_tailed'
+    """
+    if status is not Status.OK:
+        return Phase.UNKNOWN
+    if Finding.RANK_COLLAPSE in warnings:
+        return Phase.RANK_COLLAPSE
+    if Finding.RANDOM_LIKE in warnings:
+        return Phase.RANDOM_LIKE
+    if {Finding.POOR_FIT, Finding.NOT_POWER_LAW} & set(warnings):
+        return Phase.BULK_AND_SPIKES if values.get("n_spikes", 0) else Phase.UNKNOWN
+    if Finding.OVER_TRAINED in warnings:
+        return Phase.VERY_HEAVY_TAILED
+    return Phase.WEAKLY_HEAVY_TAILED if Finding.UNDER_TRAINED in warnings else Phase.HEAVY_TAILED
 
 
 def find(values: Mapping[str, Value], spectrum: Spectrum) -> tuple[Finding, ...]:

@@ -248,6 +248,17 @@ def mp_distance(spectrum: Spectrum, fit: TailFit) -> float:
     return rmt.mp_distance(spectrum)
 
 
+def erg_z(spectrum: Spectrum, fit: TailFit) -> float:
+    """Return the ERG residual in its own standard deviations: within ±2 the condition is met.
+
+    Examples
+    --------
+    >>> round(erg_z(_example([0.1, 0.1, 0.8, 3.0]), TailFit(alpha=3.0, xmin=3.0, n_tail=1)), 6)
+    2.197225
+    """
+    return erg_log_det(spectrum, fit) * (fit.alpha - 1) / math.sqrt(fit.n_tail)
+
+
 def quality_cumulants(spectrum: Spectrum, fit: TailFit) -> float:
     """Return log10 of the layer quality by free cumulants; experimental.
 
@@ -425,6 +436,12 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
         ),
         "erg_log_det": Metric(
             erg_log_det, "Σ ln λ̃ over λ >= xmin", f"{SETOL}, section 3.2", of_tail=True
+        ),
+        "erg_z": Metric(
+            erg_z,
+            "erg_log_det (alpha - 1) / sqrt(n_tail)",
+            f"{SETOL}, section 3.2; a power law's ln λ has sd 1/(alpha - 1)",
+            of_tail=True,
         ),
         "quality_cumulants": Metric(
             quality_cumulants,

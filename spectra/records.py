@@ -78,6 +78,29 @@ FINDING_TEXT: Mapping[Finding, str] = {
 }
 
 
+class Verdict(StrEnum):
+    """What the numbers of a layer amount to."""
+
+    WELL_TRAINED = "well_trained"
+    OVER_TRAINED = "over_trained"
+    UNDER_TRAINED = "under_trained"
+    RANDOM_LIKE = "random_like"
+    NOT_JUDGED = "not_judged"
+    NO_NUMBERS = "no_numbers"
+
+
+class Phase(StrEnum):
+    """The phase of training that a spectrum shows (JMLR 22 (2021), table 1; SETOL, table 1)."""
+
+    RANDOM_LIKE = "random_like"
+    BULK_AND_SPIKES = "bulk_and_spikes"
+    WEAKLY_HEAVY_TAILED = "weakly_heavy_tailed"
+    HEAVY_TAILED = "heavy_tailed"
+    VERY_HEAVY_TAILED = "very_heavy_tailed"
+    RANK_COLLAPSE = "rank_collapse"
+    UNKNOWN = "unknown"
+
+
 @dataclass(frozen=True, slots=True)
 class Tensor:
     """One tensor of a checkpoint, as its header describes it.
@@ -200,6 +223,8 @@ class LayerReport:
     residual: float
     metrics: Mapping[str, Value] = field(repr=False)
     averaged: bool = False
+    verdict: Verdict = Verdict.NO_NUMBERS
+    phase: Phase = Phase.UNKNOWN
     spectrum: Spectrum | None = field(default=None, repr=False, compare=False)
     fit: TailFit | None = field(default=None, repr=False, compare=False)
 

@@ -211,13 +211,16 @@ def quality_cumulants(spectrum: Spectrum) -> float:
 
     Q² = Σ_i G(x_i) over the ERG tail, G(x) = κ_1 x + κ_2 x²/2 + ... + κ_5 x⁵/5, x = λ̃/M̃ with λ̃ in
     units where Σλ̃ = n and M̃ the tail's size; the moments are those of x over the tail, not centred
-    (docs/decisions/0014-layer-quality.md says where the paper leaves this open).
+    (docs/decisions/0014-layer-quality.md says where the paper leaves this open). Where one eigenvalue
+    rules the tail the series diverges and its later terms are negative: it is then cut where its sum
+    was last positive, which after the first term it always is.
     """
     x = _erg_tail(spectrum)
     x = x / x.size
     kappas = free_cumulants([float(np.mean(x**k)) for k in range(1, 6)])
-    square = sum(kappa / k * float(np.sum(x**k)) for k, kappa in enumerate(kappas, start=1))
-    return 0.5 * math.log10(square) if square > 0 else math.nan
+    terms = [kappa / k * float(np.sum(x**k)) for k, kappa in enumerate(kappas, start=1)]
+    sums = np.cumsum(terms)
+    return 0.5 * math.log10(float(sums[sums > 0][-1]))
 
 
 def quality_spikes(spectrum: Spectrum) -> float:
@@ -232,8 +235,7 @@ def quality_inverse_mp(spectrum: Spectrum, alpha: float) -> float:
     """
     tail = _erg_tail(spectrum)
     kappa = (alpha - 0.98) / 2.04
-    square = kappa * float(np.sum(np.log(tail / tail[0])))
-    return 0.5 * math.log10(square) if square > 0 else math.nan
+    return _half_log10(kappa * float(np.sum(np.log(tail / tail[0]))))
 
 
 def quality_levy(spectrum: Spectrum, alpha: float) -> float:
@@ -247,7 +249,10 @@ def quality_levy(spectrum: Spectrum, alpha: float) -> float:
 def quality_cauchy(spectrum: Spectrum) -> float:
     """Return log10 Q of the free Cauchy model: Q² = Σ (λ̃ - λ̃_min) over the ERG tail, a = 1."""
     tail = _erg_tail(spectrum)
-    square = float(np.sum(tail - tail[0]))
+    return _half_log10(float(np.sum(tail - tail[0])))
+
+
+def _half_log10(square: float) -> float:
     return 0.5 * math.log10(square) if square > 0 else math.nan
 
 

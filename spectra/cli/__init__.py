@@ -153,6 +153,7 @@ def output(command: Command) -> Command:
             type=click.Path(file_okay=False, path_type=Path),
             help="Write a picture of every spectrum, and of alpha by depth.",
         ),
+        click.option("--explain", is_flag=True, help="Say in words what is seen in each layer."),
         click.option("--strict", is_flag=True, help="Exit with 4 if a layer has no numbers."),
         click.option("--quiet", is_flag=True, help="No table and no progress."),
     ]
@@ -250,6 +251,7 @@ def _run(source: str | Path, **options: Any) -> None:  # noqa: ANN401 - passed o
     if replicates is None:
         replicates = THOROUGH_REPLICATES if thorough else analysis.REPLICATES
     rows, quiet, strict = options.pop("rows"), options.pop("quiet"), options.pop("strict")
+    words = options.pop("explain")
     files = {key: options.pop(key) for key in ("json_file", "csv_file", "plots")}
     if files["json_file"] == "-" == files["csv_file"]:
         raise click.UsageError("--json and --csv cannot both write to standard output")
@@ -267,7 +269,7 @@ def _run(source: str | Path, **options: Any) -> None:  # noqa: ANN401 - passed o
             )
     except AnalysisInterrupted as stop:
         report, interrupted = stop.report, True
-    _deliver(report, rows=rows, quiet=quiet, **files)
+    _deliver(report, rows=rows, quiet=quiet, words=words, **files)
     if interrupted:
         sys.exit(EXIT_INTERRUPTED)
     if strict and report.summary["n_failed"]:
@@ -291,6 +293,7 @@ def _deliver(
     *,
     rows: int,
     quiet: bool,
+    words: bool,
     json_file: str | None,
     csv_file: str | None,
     plots: Path | None,
@@ -306,7 +309,10 @@ def _deliver(
         _write(csv_file, to_csv(report))
     if not quiet:
         # With data on standard output the table goes where a person looks: standard error.
-        terminal.show_report(report, Console(stderr="-" in (json_file, csv_file)), rows=rows)
+        console = Console(stderr="-" in (json_file, csv_file))
+        terminal.show_report(report, console, rows=rows)
+        if words:
+            terminal.show_words(report, console)
     if plots and report.complete:
         from spectra.cli.progress import progress_bar
         from spectra.reports.plots import save_plots

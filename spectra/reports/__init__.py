@@ -2,5 +2,15 @@
 
 from spectra.reports.tables import html_table, inventory_json, to_csv, to_dict, to_json, write
 from spectra.reports.terminal import to_text
+from spectra.reports.words import explain
 
-__all__ = ["html_table", "inventory_json", "to_csv", "to_dict", "to_json", "to_text", "write"]
+__all__ = [
+    "explain",
+    "html_table",
+    "inventory_json",
+    "to_csv",
+    "to_dict",
+    "to_json",
+    "to_text",
+    "write",
+]

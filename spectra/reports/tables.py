@@ -36,6 +36,8 @@ def layer_row(layer: LayerReport) -> Row:
         "warnings": [str(finding) for finding in layer.warnings],
         "aliases": list(layer.aliases),
         "averaged": layer.averaged,
+        "verdict": str(layer.verdict),
+        "phase": str(layer.phase),
         "N": layer.N,
         "M": layer.M,
         "aspect_ratio": layer.aspect_ratio,

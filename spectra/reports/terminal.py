@@ -21,6 +21,7 @@ from spectra.records import (
     Skipped,
     Status,
 )
+from spectra.reports.words import explain
 
 MAX_ROWS = 60
 NAMED = 3  # how many of the worst layers are called by name
@@ -61,6 +62,14 @@ def show_report(report: ModelReport, console: Console, *, rows: int = MAX_ROWS) 
         console.print(Text(text, style="dim"))
     console.print(_legend(shown))
     console.print(_verdict(report))
+
+
+def show_words(report: ModelReport, console: Console) -> None:
+    """Print every layer in plain words."""
+    for layer in report.layers:
+        if layer.status is not Status.NOT_REACHED:
+            console.print(Text(""))
+            console.print(Text(printable(explain(layer))))
 
 
 def to_text(report: ModelReport, *, width: int = 100) -> str:
