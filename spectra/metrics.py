@@ -373,6 +373,12 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
             f"{CSN}, section 3.3",
             of_tail=True,
         ),
+        "cutoff_rate": Metric(
+            lambda _, fit: fit.cutoff_rate,
+            "rate of an exponential cut-off fitted with alpha; 0 for a pure power law",
+            f"{CSN}, table 2.1",
+            of_tail=True,
+        ),
         "alpha_hat": Metric(
             alpha_hat,
             "alpha · log10 λ_max",

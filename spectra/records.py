@@ -195,6 +195,7 @@ class TailFit:
     xmax: float = math.nan
     ks: float = math.nan
     n_tail: int = 0
+    cutoff_rate: float = 0.0
     alpha_stderr: float = math.nan
     alpha_low: float = math.nan
     alpha_high: float = math.nan

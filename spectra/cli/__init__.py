@@ -115,7 +115,7 @@ def output(command: Command) -> Command:
             default="csn",
             show_default=True,
             help="How alpha is estimated: csn (maximum likelihood, xmin of least KS distance),"
-            " hill_mid, hill_k, xmin_peak, xmin_peak_compat or clip_xmax.",
+            " csn_truncated, hill_mid, hill_k, xmin_peak, xmin_peak_compat or clip_xmax.",
         ),
         click.option(
             "--device",

@@ -1,5 +1,6 @@
 """The named estimators of alpha and its interval, each against a plain version."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 from scipy.stats import t as student
 
 import spectra
+from spectra import evidence
 from spectra.conventions import HTSR, apply
 from spectra.records import Spectrum, Status, TailFit
 from spectra.tails import ESTIMATORS, _student_975, fit_tail, interval
@@ -75,6 +77,44 @@ def test_fingers_are_clipped(rng):
     assert clipped.xmax < whole.xmax
     body = pareto(2.5, 300, rng)
     assert fitted(body, "clip_xmax").alpha == fitted(body, "csn").alpha  # nothing to clip
+
+
+def with_cutoff(alpha, rate, size, rng):
+    """Draw from x^-alpha e^(-rate x), x >= 1: a power law thinned by its cut-off."""
+    kept = np.empty(0)
+    while kept.size < size:
+        x = (1 - rng.random(4 * size)) ** (-1 / (alpha - 1))
+        kept = np.r_[kept, x[rng.random(x.size) < np.exp(-rate * (x - 1))]]
+    return np.sort(kept[:size])
+
+
+@pytest.mark.parametrize(("alpha", "rate"), [(2.0, 0.1), (2.5, 0.3), (4.0, 0.5)])
+def test_a_cutoff_is_found_with_its_exponent(alpha, rate, rng):
+    """Both parameters of 5,000 draws, xmin given by making it the least: within 4 errors."""
+    x = with_cutoff(alpha, rate, 5000, rng)
+    rules = dataclasses.replace(HTSR, min_tail=4990)  # as good as a known xmin
+    fit = ESTIMATORS["csn_truncated"](x, rules)
+    assert abs(fit.alpha - alpha) < 4 * fit.alpha_stderr
+    assert fit.cutoff_rate == pytest.approx(rate, rel=0.35)
+    assert fit.ks < 0.03
+
+
+def test_the_truncated_fit_is_that_of_the_powerlaw_package(rng):
+    """The same maximum, by a general optimiser of another hand; its own tolerance is 1e-3."""
+    x = with_cutoff(2.2, 0.2, 1500, rng)
+    rules = dataclasses.replace(HTSR, min_tail=1490)
+    fit = ESTIMATORS["csn_truncated"](x, rules)
+    theirs = evidence.other_families(x, dataclasses.replace(fit, alpha=2.2))
+    assert fit.alpha == pytest.approx(theirs["alpha_truncated"], abs=0.02)
+    assert fit.cutoff_rate == pytest.approx(theirs["truncated_rate"], rel=0.05)
+
+
+def test_a_pure_power_law_has_hardly_a_cutoff(rng):
+    x = pareto(2.5, 3000, rng)
+    truncated, plain = fitted(x, "csn_truncated"), fitted(x, "csn")
+    assert truncated.xmin == plain.xmin
+    assert truncated.alpha == pytest.approx(plain.alpha, abs=0.15)
+    assert truncated.cutoff_rate < 0.01
 
 
 def test_students_t_is_near_enough():

@@ -59,6 +59,7 @@ def oracle(weights):
         "xmax": lam[-1],
         "ks": ks,
         "n_tail": n_tail,
+        "cutoff_rate": 0.0,
         "alpha_hat": alpha * math.log10(np.linalg.norm(weights, 2) ** 2),
         "lambda_max": np.linalg.norm(weights, 2) ** 2,
         "log_spectral_norm": 2 * math.log10(np.linalg.norm(weights, 2)),
