@@ -81,9 +81,10 @@ def log_alpha_norm(spectrum: Spectrum, fit: TailFit) -> float:
     >>> round(log_alpha_norm(_example([1.0, 2.0, 2.0]), TailFit(alpha=2.0)), 6)  # log10 9
     0.954243
     """
-    top = float(spectrum.eigenvalues[-1])
-    ratios = spectrum.eigenvalues / top
-    return fit.alpha * math.log10(top) + math.log10(float(np.sum(ratios**fit.alpha)))
+    # Zeros add nothing to a positive power, and have no negative one (only a cut-off's alpha is).
+    logs = fit.alpha * np.log(spectrum.eigenvalues[spectrum.eigenvalues > spectrum.floor])
+    top = float(np.max(logs))
+    return (top + math.log(float(np.sum(np.exp(logs - top))))) / math.log(10)
 
 
 def alpha_hat(spectrum: Spectrum, fit: TailFit) -> float:

@@ -63,6 +63,7 @@ class Finding(StrEnum):
     RANDOM_LIKE = "random_like"
     NOT_POWER_LAW = "not_power_law"
     CORRELATION_TRAP = "correlation_trap"
+    NO_BAND = "no_band"
 
 
 FINDING_TEXT: Mapping[Finding, str] = {
@@ -74,6 +75,7 @@ FINDING_TEXT: Mapping[Finding, str] = {
     Finding.RANK_COLLAPSE: "a tenth or more of the eigenvalues are zero",
     Finding.RANDOM_LIKE: "the spectrum is that of random weights",
     Finding.NOT_POWER_LAW: "a power law is ruled out (goodness of fit p < 0.1)",
+    Finding.NO_BAND: "the band from 2 to 6 belongs to csn, not to this estimator",
     Finding.CORRELATION_TRAP: "an eigenvalue survives shuffling: a mean shift or a few huge entries",
 }
 

@@ -5,6 +5,7 @@ a ``TailFit`` whose status says why. Plain versions: ``tests/reference/tails.py`
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
@@ -315,10 +316,16 @@ def _csn_truncated(x: Vector, convention: Convention) -> TailFit:
     )
 
 
+@functools.cache
+def _gauss_legendre(n: int) -> tuple[Vector, Vector]:
+    nodes, weights = np.polynomial.legendre.leggauss(n)
+    return nodes, weights
+
+
 def _cutoff_grid(b: float) -> tuple[Vector, Vector]:
     """Return nodes t = ln u and weights that cover u^-alpha e^(-b u) down to e^-40 of its start."""
     top = math.log1p(40 / b)
-    nodes, weights = np.polynomial.legendre.leggauss(QUADRATURE)
+    nodes, weights = _gauss_legendre(QUADRATURE)
     return (nodes + 1) * top / 2, weights * top / 2
 
 
@@ -440,6 +447,9 @@ def _ks(logs: Vector, start: int, slope: float) -> float:
     survival = np.exp(-slope * (tail - tail[0]))
     return float(np.max(np.abs(1 - survival - np.arange(tail.size) / tail.size)))
 
+
+WITH_BAND = frozenset({"csn", "clip_xmax", "xmin_peak", "xmin_peak_compat"})
+"""Estimators that search for xmin: those whose alpha the band from 2 to 6 was found with."""
 
 Estimator = Callable[[Vector, Convention], TailFit]
 

@@ -34,6 +34,7 @@ CODES = {
     Finding.OVER_TRAINED: ("over", "alpha below 2, over-trained"),
     Finding.UNDER_TRAINED: ("under", "alpha above 6, under-trained"),
     Finding.RANK_COLLAPSE: ("rank", "a tenth or more of the eigenvalues are zero"),
+    Finding.NO_BAND: ("band", "2 to 6 is csn's band, not this estimator's"),
     Finding.CORRELATION_TRAP: ("trap", "a mean shift or a few huge entries rule the top"),
     Finding.NOT_POWER_LAW: ("no-pl", "a power law is ruled out, p below 0.1"),
     Finding.POOR_FIT: ("fit", "KS above 0.1, hardly a power law"),
@@ -166,7 +167,7 @@ def _badness(layer: LayerReport) -> tuple[int, float]:
     if layer.status is not Status.OK:
         return (1, 0.0)
     alpha = layer.metrics.get("alpha", math.nan)
-    outside = max(OVER_TRAINED - alpha, alpha - UNDER_TRAINED, 0.0)
+    outside = 0.0 if math.isnan(alpha) else max(OVER_TRAINED - alpha, alpha - UNDER_TRAINED, 0.0)
     if DOUBTS & set(layer.warnings):
         return (2, outside) if layer.averaged else (1, outside)
     return (3, outside) if outside and layer.averaged else (0, outside)
@@ -275,7 +276,10 @@ def _add_judgement(grid: Table, layers: Sequence[LayerReport]) -> None:
         _add(grid, "alpha", f"of {len(solid)} layers: {'; '.join(parts)}")
     if doubtful:
         noise = sum(Finding.RANDOM_LIKE in layer.warnings for layer in layers)
-        text = f"{doubtful} of {len(layers)} (?): poor fit or too few eigenvalues"
+        why = "the band from 2 to 6 is that of csn, not of this estimator"
+        if not any(Finding.NO_BAND in layer.warnings for layer in layers):
+            why = "poor fit or too few eigenvalues"
+        text = f"{doubtful} of {len(layers)} (?): {why}"
         _add(grid, "not judged", text + (f"; {noise} like random weights" if noise else ""))
     worst = [layer for layer in layers if _badness(layer)[0] == 3]
     for position, layer in enumerate(sorted(worst, key=_badness, reverse=True)[:NAMED]):

@@ -154,3 +154,20 @@ def test_the_interval_holds_the_truth_as_often_as_it_says(size, alpha, rng):
         fit = fitted(x, "csn", replicates=25, rng=rng)
         hits += fit.alpha_low <= alpha <= fit.alpha_high
     assert hits / 300 >= 0.92 - 0.039
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_no_estimator_calls_noise_well_trained(name, rng):
+    """hill_mid gives noise an alpha of 2.1, the "ideal" one: it must not be read so."""
+    for shape in ((200, 200), (400, 100), (64, 64)):
+        layer = spectra.analyze({"w": rng.standard_normal(shape)}, estimator=name).layers[0]
+        assert layer.verdict not in ("well_trained", "over_trained")
+
+
+def test_the_band_is_not_applied_to_estimators_it_was_not_made_for(weights):
+    report = spectra.analyze(weights, estimator="hill_mid")
+    for layer in report.layers:
+        assert "no_band" in layer.warnings
+        assert not {"over_trained", "under_trained"} & set(layer.warnings)
+        assert layer.verdict in ("not_judged", "random_like")
+    assert "not of this estimator" in str(report)
