@@ -57,6 +57,13 @@ DOUBTS = frozenset(
 )
 """Findings under which a layer's alpha is reported but not judged."""
 
+COUNTED = (
+    Verdict.WELL_TRAINED,
+    Verdict.OVER_TRAINED,
+    Verdict.UNDER_TRAINED,
+    Verdict.RANDOM_LIKE,
+    Verdict.NOT_JUDGED,
+)
 NOT_AVERAGED = ("embedding", "head")
 NOT_SELECTED = "left out by the choice of layers"
 
@@ -329,6 +336,7 @@ def with_evidence(
         warnings=warnings,
         verdict=judge(row.status, warnings),
         phase=phase_of(row.status, warnings, row.metrics),
+        best_family=evidence_for.best_family(found),
     )
 
 
@@ -410,6 +418,8 @@ def summarise(
         "n_averaged": len(averaged),
         "n_left_out": fitted - len(averaged),
     }
+    for verdict in COUNTED:
+        counts[f"n_{verdict}"] = sum(layer.verdict is verdict for layer in averaged)
     means = {
         name: math.fsum(layer[name] for layer in averaged) / len(averaged) if averaged else math.nan
         for name, metric in metrics.items()

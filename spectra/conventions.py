@@ -119,5 +119,10 @@ def apply(spectrum: Spectrum, kind: Kind, convention: Convention) -> Spectrum:
         floor = float(eigenvalues[-1]) * (spectrum.N * convention.rank_tolerance) ** 2
         cutoff = convention.absolute_cutoff
     return dataclasses.replace(
-        spectrum, eigenvalues=eigenvalues, squared_norm=squared_norm, floor=floor, cutoff=cutoff
+        spectrum,
+        eigenvalues=eigenvalues,
+        squared_norm=squared_norm,
+        floor=floor,
+        cutoff=cutoff,
+        density_fit=convention.peer_layouts,
     )

@@ -18,6 +18,7 @@ from spectra.records import Matrix, Spectrum, Status, TailFit, Value, Vector
 
 N_SHUFFLED = 5
 GOF_SAMPLES = 200
+DECIDED = 2.0  # standard deviations of a log-likelihood ratio
 FARMS_SIDE = 128
 FARMS_BLOCKS = 64
 N_NOISE = 25
@@ -108,6 +109,39 @@ def gather(
     p = goodness_of_fit(kept, fit, rules, rng, samples=GOF_SAMPLES)
     found = nulls | shuffled | {"gof_p": p} | other_families(kept, fit)
     return {column: found.get(column, math.nan) for column in COLUMNS}
+
+
+def best_family(found: Mapping[str, Value]) -> str:
+    """Name the family that fits the tail best, where that is decided at two standard deviations.
+
+    Parameters
+    ----------
+    found : Mapping
+        With the three likelihood ratios of `other_families`.
+
+    Returns
+    -------
+    str
+        ``lognormal``, ``exponential`` or ``truncated_power_law`` if one beats the power law,
+        ``power_law`` if that beats lognormal and exponential, else ``undecided``.
+
+    Examples
+    --------
+    >>> best_family({"lr_lognormal": -0.5, "lr_exponential": 3.0, "lr_truncated": -2.9})
+    'truncated_power_law'
+    >>> best_family({"lr_lognormal": -0.5, "lr_exponential": 3.0, "lr_truncated": -0.1})
+    'undecided'
+    """
+    families = {
+        "lr_lognormal": "lognormal",
+        "lr_exponential": "exponential",
+        "lr_truncated": "truncated_power_law",
+    }
+    column = min(families, key=lambda name: found[name])
+    if found[column] < -DECIDED:
+        return families[column]
+    rivals = min(found["lr_lognormal"], found["lr_exponential"])
+    return "power_law" if rivals > DECIDED else "undecided"
 
 
 class Null(NamedTuple):
@@ -308,11 +342,8 @@ def _shuffled(
     traps = [rmt.find_traps(replica) for replica in replicas]
     fits = [tails.fit_tail(r, convention=rules, estimator=estimator) for r in replicas]
     alphas = [f.alpha for f in fits if f.status is Status.OK]
-    scale = float(np.mean(spectrum.eigenvalues))
-    distances = [
-        float(np.mean(np.abs(spectrum.eigenvalues - replica.eigenvalues))) / scale
-        for replica in replicas
-    ]
+    distance = _jensen_shannon if rules.peer_layouts else _wasserstein
+    distances = [distance(spectrum.eigenvalues, replica.eigenvalues) for replica in replicas]
     n_traps = int(np.median([trap.n_traps for trap in traps]))
     pooled, spread = farms(stack, matrix, rules, rng, device=device)
     found: dict[str, Value] = {
@@ -335,6 +366,23 @@ def _shuffled(
             left = _excess(without, order, matrix, rules, device)
             found[column] = float(np.clip(1 - left / whole, 0, 1)) if whole > 0 else 0.0
     return found
+
+
+def _wasserstein(values: Vector, others: Vector) -> float:
+    """Return the distance of two spectra of one size, over the first one's mean."""
+    return float(np.mean(np.abs(values - others)) / np.mean(values))
+
+
+def _jensen_shannon(values: Vector, others: Vector) -> float:
+    """Return WeightWatcher's rand_distance: sorted eigenvalues taken for probabilities."""
+    p, q = values / values.sum(), others / others.sum()
+    m = (p + q) / 2
+
+    def divergence(a: Vector) -> float:
+        positive = a > 0
+        return float(np.sum(a[positive] * np.log(a[positive] / m[positive])))
+
+    return math.sqrt(max((divergence(p) + divergence(q)) / 2, 0.0))
 
 
 def _excess(

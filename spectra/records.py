@@ -170,6 +170,8 @@ class Spectrum:
         Eigenvalues at or below count as zero (rank, entropy).
     cutoff : float
         Eigenvalues at or below are kept out of the power-law fit.
+    density_fit : bool
+        Whether the bulk is found by fitting a density, as WeightWatcher does.
     """
 
     eigenvalues: Vector = field(repr=False)
@@ -181,6 +183,7 @@ class Spectrum:
     solver: str
     floor: float = 0.0
     cutoff: float = 0.0
+    density_fit: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,6 +231,7 @@ class LayerReport:
     averaged: bool = False
     verdict: Verdict = Verdict.NO_NUMBERS
     phase: Phase = Phase.UNKNOWN
+    best_family: str = ""
     spectrum: Spectrum | None = field(default=None, repr=False, compare=False)
     fit: TailFit | None = field(default=None, repr=False, compare=False)
 

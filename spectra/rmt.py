@@ -138,6 +138,16 @@ def largest_of_noise(
 
 
 def bulk(spectrum: Spectrum, *, level: float = SPIKE_LEVEL) -> Bulk:
+    """Tell the eigenvalues that noise explains from the spikes above them, by the convention's way.
+
+    Parameters, result: as `tracy_widom_bulk`; with ``spectrum.density_fit`` as `density_fit_bulk`.
+    """
+    if spectrum.density_fit:
+        return density_fit_bulk(spectrum)
+    return tracy_widom_bulk(spectrum, level=level)
+
+
+def tracy_widom_bulk(spectrum: Spectrum, *, level: float = SPIKE_LEVEL) -> Bulk:
     """Tell the eigenvalues that noise explains from the spikes above them.
 
     First the whole is tested: with the variance of all entries, ‖W‖²/(number of entries), does the
@@ -171,6 +181,59 @@ def bulk(spectrum: Spectrum, *, level: float = SPIKE_LEVEL) -> Bulk:
     variance = min(variance, median / N)
     bound = variance * largest_of_noise(N, M, level=per_slice)
     return Bulk(edge(N, M, variance), int(np.count_nonzero(values > bound)))
+
+
+def density_fit_bulk(spectrum: Spectrum) -> Bulk:
+    """Find the bulk as WeightWatcher 0.7.7 does, for its convention only.
+
+    A Marchenko-Pastur density (for N = M a quarter circle on √λ) is fitted by least squares to a
+    kernel density of the eigenvalues in units where their mean is 1: linear kernel of width 0.1 on
+    1,000 points, where it exceeds 0.01. σ is searched on a grid and then refined; edges must hold
+    the density's peak and stay within it. Its threshold is λ₊ + √TW with TW = Q^(-1/2) λ₊^(2/3)
+    M^(-2/3), some six times as wide as the Tracy-Widom law.
+    """
+    from scipy.optimize import brute
+
+    ratio, M = spectrum.N / spectrum.M, spectrum.M
+    scale = spectrum.eigenvalues.size / float(np.sum(spectrum.eigenvalues))
+    values = spectrum.eigenvalues * scale
+    square = ratio == 1
+    seen = np.sqrt(values) if square else values
+    x, density = _kernel_density(seen)
+    peak = float(x[np.argmax(density)])
+    low, high = 1 - 1 / math.sqrt(ratio), 1 + 1 / math.sqrt(ratio)
+
+    def misfit(parameters: Vector) -> float:
+        sigma = float(np.ravel(parameters)[0])
+        if square:
+            if not 0 <= peak <= 2 * sigma:
+                return 1000.0
+            law = np.sqrt(np.maximum(4 - x**2, 0)) / (math.pi * sigma**2)
+        else:
+            lower, upper = (sigma * low) ** 2, (sigma * high) ** 2
+            if not lower <= peak <= upper <= x[-1]:
+                return 1000.0
+            inside = np.maximum((upper - x) * (x - lower), 0)
+            law = np.zeros_like(x)
+            np.divide(np.sqrt(inside), x, out=law, where=x > 0)
+            law *= ratio / (2 * math.pi * sigma**2)
+        return float(np.sum((law - density) ** 2))
+
+    start = math.sqrt(float(values[-1])) / high
+    grid = (slice(0.05 * start, 2 * start, 0.01 * start),)
+    sigma = float(np.ravel(brute(misfit, grid))[0])
+    upper = (sigma * high) ** 2
+    width = math.sqrt(upper ** (2 / 3) / (math.sqrt(ratio) * M ** (2 / 3)))
+    return Bulk(upper / scale, int(np.count_nonzero(values > upper + width)))
+
+
+def _kernel_density(values: Vector, width: float = 0.1) -> tuple[Vector, Vector]:
+    """Return points and a linear-kernel density there, where it exceeds 0.01."""
+    x = np.linspace(0, float(values[-1]) + 0.5, 1000)
+    weights = np.maximum(0, 1 - np.abs(x[:, None] - values) / width)
+    density = weights.sum(axis=1) / (values.size * width)
+    dense = density > 0.01
+    return x[dense], density[dense]
 
 
 def marchenko_pastur_quantiles(N: int, M: int) -> Vector:
@@ -219,7 +282,10 @@ def is_random_like(spectrum: Spectrum) -> bool:
     """Tell whether a spectrum is not told from noise: no spike, and as near its law as noise is."""
     ratio = spectrum.N / spectrum.M
     typical = (1 + 0.3 * math.log(spectrum.M)) / (spectrum.M * math.sqrt(ratio))
-    return bulk(spectrum).n_spikes == 0 and mp_distance(spectrum) < NOISE_DISTANCE * typical
+    return (
+        tracy_widom_bulk(spectrum).n_spikes == 0
+        and mp_distance(spectrum) < NOISE_DISTANCE * typical
+    )
 
 
 def noise_spectrum(N: int, M: int, n_matrices: int, rng: np.random.Generator) -> Vector:

@@ -38,6 +38,7 @@ def layer_row(layer: LayerReport) -> Row:
         "averaged": layer.averaged,
         "verdict": str(layer.verdict),
         "phase": str(layer.phase),
+        "best_family": layer.best_family,
         "N": layer.N,
         "M": layer.M,
         "aspect_ratio": layer.aspect_ratio,

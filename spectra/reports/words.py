@@ -72,6 +72,8 @@ def explain(layer: LayerReport) -> str:
     )
     doubts = [FINDING_TEXT[f] for f in layer.warnings if f not in _SAID]
     noted = f" Noted: {'; '.join(doubts)}." if doubts else ""
+    if layer.best_family not in ("", "undecided", "power_law"):
+        noted += f" A {layer.best_family.replace('_', ' ')} fits its tail better."
     parts = [seen + noted, MEANING[layer.verdict], _ideal(layer), MISLEADS[layer.verdict]]
     return " ".join(part for part in parts if part)
 

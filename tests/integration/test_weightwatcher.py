@@ -110,3 +110,34 @@ def test_the_default_convention_agrees_wherever_the_rules_coincide(model):
 def _nothing_cut(layer):
     """Whether the peer's absolute cut-off took nothing that could have started the tail."""
     return layer.spectrum.eigenvalues[0] > 1e-5 or layer.xmin > 1e-5
+
+
+# Fitted with N and M swapped, as its even number of slices makes the reference do.
+SWAPPED = {"conv_16_32_2_2_evenrf"}
+
+
+@pytest.mark.parametrize("case", REFERENCE["synthetic"], ids=lambda case: case["name"])
+def test_the_bulk_is_the_references_density_fit(case):
+    if case["kind"] == "zero":
+        return  # no spectrum, no bulk; it reports -1
+    layer = spectra.analyze({"l.weight": synthetic(case)}, convention=CONVENTION).layers[0]
+    expected = case["mp_fit"]
+    if case["name"] in SWAPPED:
+        assert layer.soft_rank != pytest.approx(expected["soft_rank"], rel=1e-3)
+        return
+    # A minimum refined by Nelder-Mead: σ to about 1e-5 of its grid step, so 1e-6 is met
+    assert layer.lambda_plus == pytest.approx(expected["lambda_plus"], rel=1e-6)
+    assert layer.soft_rank == pytest.approx(expected["soft_rank"], rel=1e-6)
+    assert layer.n_spikes == expected["n_spikes"]
+
+
+def test_the_distance_to_a_shuffled_matrix_is_the_references(rng):
+    """Its shuffles come from another generator: compare the size of what they give."""
+    for case in REFERENCE["synthetic"]:
+        expected = case["mp_fit"]["rand_distance"]
+        if expected is None or case["name"] in SWAPPED or min(case["shape"][:2]) < 20:
+            continue
+        report = spectra.analyze(
+            {"l.weight": synthetic(case)}, convention=CONVENTION, evidence=True, replicates=0
+        )
+        assert report.layers[0].rand_distance == pytest.approx(expected, rel=0.35)

@@ -25,6 +25,8 @@ def test_the_summary_is_the_mean_over_layers_that_are_neither_embedding_nor_head
     for name in ("alpha", "alpha_hat", "log_norm", "stable_rank"):
         assert report.summary[name] == pytest.approx(np.mean([x[name] for x in averaged]))
     assert report.summary["n_left_out"] == 2
+    verdicts = ("well_trained", "over_trained", "under_trained", "random_like", "not_judged")
+    assert sum(report.summary[f"n_{verdict}"] for verdict in verdicts) == 4
     assert report.summary["n_averaged"] == len(averaged) == 4
     peer = spectra.analyze(weights, convention="weightwatcher-0.7.7")
     assert peer.summary["n_averaged"] == 6
