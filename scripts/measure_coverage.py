@@ -41,7 +41,7 @@ def coverage(size, alpha, tail, replicates, trials, rng):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--trials", type=int, default=1000)
-    parser.add_argument("--replicates", type=int, default=25)
+    parser.add_argument("--replicates", type=int, default=20)
     parser.add_argument("--tail", type=float, default=0.4, help="share of the sample above xmin")
     args = parser.parse_args()
     rng = np.random.default_rng(20261123)

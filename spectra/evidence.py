@@ -170,7 +170,7 @@ def null_of_shape(
         spectrum = conventions.apply(raw, "linear", rules)
         fit = tails.fit_tail(spectrum, convention=rules, estimator=estimator)
         if fit.status is Status.OK:
-            cut = setol.erg_cut(spectrum.eigenvalues)
+            cut = setol.cut_of(spectrum)
             gap = (fit.xmin - cut.erg_xmin) * setol.unit_scale(spectrum)
             rows.append((fit.alpha, cut.n_erg, gap))
     if len(rows) < 2:

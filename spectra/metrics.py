@@ -157,7 +157,7 @@ def n_erg(spectrum: Spectrum, fit: TailFit) -> int:
     >>> n_erg(_example([0.1, 0.1, 0.8, 3.0]), TailFit())
     3
     """
-    return setol.erg_cut(spectrum.eigenvalues).n_erg
+    return setol.cut_of(spectrum).n_erg
 
 
 def erg_xmin(spectrum: Spectrum, fit: TailFit) -> float:
@@ -168,7 +168,7 @@ def erg_xmin(spectrum: Spectrum, fit: TailFit) -> float:
     >>> erg_xmin(_example([0.1, 0.2, 0.8, 3.0]), TailFit())
     0.2
     """
-    return setol.erg_cut(spectrum.eigenvalues).erg_xmin
+    return setol.cut_of(spectrum).erg_xmin
 
 
 def erg_gap(spectrum: Spectrum, fit: TailFit) -> int:

@@ -152,9 +152,11 @@ class Skipped:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Spectrum:
     """Eigenvalues λ = σ² of WᵀW (no 1/N), pooled over the slices of a layer.
+
+    Compared and hashed by identity, so that what several metrics need is computed once.
 
     Attributes
     ----------

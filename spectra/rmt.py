@@ -137,6 +137,7 @@ def largest_of_noise(
     return float(centre + scale * point)
 
 
+@functools.lru_cache(maxsize=4)
 def bulk(spectrum: Spectrum, *, level: float = SPIKE_LEVEL) -> Bulk:
     """Tell the eigenvalues that noise explains from the spikes above them, by the convention's way.
 
@@ -147,6 +148,7 @@ def bulk(spectrum: Spectrum, *, level: float = SPIKE_LEVEL) -> Bulk:
     return tracy_widom_bulk(spectrum, level=level)
 
 
+@functools.lru_cache(maxsize=4)
 def tracy_widom_bulk(spectrum: Spectrum, *, level: float = SPIKE_LEVEL) -> Bulk:
     """Tell the eigenvalues that noise explains from the spikes above them.
 
@@ -267,6 +269,7 @@ def _quantiles(M: int, ratio: float) -> Vector:
     return values
 
 
+@functools.lru_cache(maxsize=4)
 def mp_distance(spectrum: Spectrum) -> float:
     """Return the Wasserstein distance of the spectrum from noise of its shape, over its mean.
 

@@ -4,6 +4,7 @@ arXiv 2507.17912 (Martin & Hinrichs 2025), sections 3.2 and 6.3. Eigenvalues are
 where Σλ equals their number, λ̃ = λ n / Σλ, so that the condition det X̃ = 1 has a scale.
 """
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Literal, NamedTuple, TypeAlias
@@ -75,6 +76,12 @@ def erg_cut(eigenvalues: Vector) -> ErgCut:
     return ErgCut(n_erg, float(descending[n_erg - 1]))
 
 
+@functools.lru_cache(maxsize=4)
+def cut_of(spectrum: Spectrum) -> ErgCut:
+    """Return `erg_cut` of a spectrum, computed once."""
+    return erg_cut(spectrum.eigenvalues)
+
+
 def erg_log_det(spectrum: Spectrum, xmin: float) -> float:
     """Return Σ ln λ̃ over λ >= `xmin`: the residual of the ERG condition on the power-law tail.
 
@@ -104,7 +111,7 @@ def tail_size(spectrum: Spectrum, fit: TailFit, to: To = "erg") -> int:
     >>> [tail_size(example, TailFit(n_tail=1), to) for to in ("erg", "power_law", "midpoint")]
     [3, 1, 2]
     """
-    n_erg = erg_cut(spectrum.eigenvalues).n_erg
+    n_erg = cut_of(spectrum).n_erg
     return {"erg": n_erg, "power_law": fit.n_tail, "midpoint": (n_erg + fit.n_tail) // 2}[to]
 
 
@@ -256,9 +263,10 @@ def _half_log10(square: float) -> float:
     return 0.5 * math.log10(square) if square > 0 else math.nan
 
 
+@functools.lru_cache(maxsize=4)
 def _erg_tail(spectrum: Spectrum) -> Vector:
     """Return the tail that meets the ERG condition, ascending, in units where Σλ̃ = n."""
-    cut = erg_cut(spectrum.eigenvalues)
+    cut = cut_of(spectrum)
     tail = spectrum.eigenvalues[spectrum.eigenvalues.size - cut.n_erg :]
     # A cut that ends at zero (a matrix of low rank) has no logarithm there.
     return np.asarray(tail[tail > 0] * unit_scale(spectrum))

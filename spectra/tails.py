@@ -18,7 +18,8 @@ from spectra.records import Spectrum, Status, TailFit, Vector
 
 # How the exact search is made fast: every candidate tail is probed at a few positions, a lower bound
 # on its KS distance; candidates are then computed in full, best bound first, until no bound can win.
-PROBES = (8, 32, 128, 512)
+PROBES = (8, 64, 512)
+FEW = 8  # candidates that are sooner computed in full than probed
 SMALL_SAMPLE_TAIL = 8
 HILL_LEAST = 10
 MAX_FINGERS = 10
@@ -416,8 +417,11 @@ def _starts(x: Vector, min_tail: int) -> np.ndarray[tuple[int], np.dtype[np.intp
 def _least_ks(logs: Vector, starts: np.ndarray, slopes: Vector) -> tuple[int, float]:
     """Return the candidate with the least KS distance, the first of equals, and that distance."""
     alive = np.arange(starts.size)
+    bounds = np.zeros(starts.size)
     best, ks = 0, math.inf
     for n_probes in PROBES:
+        if alive.size <= FEW or 2 * n_probes > logs.size:
+            break
         bounds = _probe(logs, starts[alive], slopes[alive], n_probes)
         best, ks = min((ks, best), _at(logs, starts, slopes, alive[np.argmin(bounds)]))[::-1]
         keep = bounds <= ks
@@ -437,15 +441,24 @@ def _probe(logs: Vector, starts: np.ndarray, slopes: Vector, n_probes: int) -> V
     """Lower bounds on the KS distances: the largest deviation at evenly spaced positions."""
     lengths = logs.size - starts
     steps = np.arange(1, n_probes + 1)[:, None] * lengths // (n_probes + 1)  # (probes, candidates)
-    survival = np.exp(-slopes * (logs[starts + steps] - logs[starts]))
-    return np.asarray(np.max(np.abs(1 - survival - steps / lengths), axis=0))
+    cdf = logs[starts + steps]
+    cdf -= logs[starts]
+    cdf *= -slopes
+    np.exp(cdf, out=cdf)  # the survival function
+    cdf += steps / lengths
+    cdf -= 1
+    bounds: Vector = np.abs(cdf, out=cdf).max(axis=0)
+    return bounds
 
 
 def _ks(logs: Vector, start: int, slope: float) -> float:
     """KS distance of one tail: max_j |1 - (x_j/xmin)^(1-alpha) - (j-i)/k|."""
-    tail = logs[start:]
-    survival = np.exp(-slope * (tail - tail[0]))
-    return float(np.max(np.abs(1 - survival - np.arange(tail.size) / tail.size)))
+    cdf = logs[start:] - logs[start]
+    cdf *= -slope
+    np.exp(cdf, out=cdf)
+    cdf += np.arange(cdf.size) / cdf.size
+    cdf -= 1
+    return float(max(cdf.max(), -cdf.min()))
 
 
 WITH_BAND = frozenset({"csn", "clip_xmax", "xmin_peak", "xmin_peak_compat"})

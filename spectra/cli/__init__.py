@@ -131,7 +131,7 @@ def output(command: Command) -> Command:
             "--replicates",
             metavar="N",
             type=click.IntRange(min=0),
-            help="Bootstrap replicates behind alpha's interval (25; 200 with --metrics all).",
+            help="Bootstrap replicates behind alpha's interval (20; 200 with --metrics all).",
         ),
         click.option(
             "--metrics",
