@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 import spectra
-from spectra import conventions, engine, rmt, tails
+from spectra import conventions, engine, tails, verdicts
 from spectra import evidence as evidence_for
 from spectra.conventions import Convention
 from spectra.errors import AnalysisInterrupted, SelectionError, unknown_name
@@ -24,7 +24,6 @@ from spectra.records import (
     LayerReport,
     Matrix,
     ModelReport,
-    Phase,
     Skipped,
     SourceInfo,
     Spectrum,
@@ -34,28 +33,8 @@ from spectra.records import (
 )
 from spectra.sources import Source, layouts, open_source
 
-OVER_TRAINED = 2.0
-UNDER_TRAINED = 6.0
-SHORT_SPECTRUM = 50
-SHORT_TAIL = 20
-POOR_FIT = 0.1
-RULED_OUT = 0.1  # Clauset, Shalizi & Newman's own limit for the p-value
-COLLAPSED = 0.1
-
 REPLICATES = 20
 """Enough for a spread known to a sixth, which Student's t allows for; 200 make it steady."""
-
-DOUBTS = frozenset(
-    {
-        Finding.RANDOM_LIKE,
-        Finding.POOR_FIT,
-        Finding.NOT_POWER_LAW,
-        Finding.NO_BAND,
-        Finding.SHORT_TAIL,
-        Finding.SHORT_SPECTRUM,
-    }
-)
-"""Findings under which a layer's alpha is reported but not judged."""
 
 COUNTED = (
     Verdict.WELL_TRAINED,
@@ -279,7 +258,7 @@ def layer_report(
         )
         values = evaluate(spectrum, fit, metrics)
         status, reason = fit.status, "" if fit.status is Status.OK else STATUS_TEXT[fit.status]
-        warnings = find(values, spectrum, estimator) if status is Status.OK else ()
+        warnings = verdicts.find(values, spectrum, estimator) if status is Status.OK else ()
     else:
         spectrum, values = None, dict.fromkeys(metrics, math.nan)
         status, reason, warnings = outcome.status, outcome.reason, ()
@@ -301,8 +280,8 @@ def layer_report(
         residual=math.nan if spectrum is None else spectrum.residual,
         metrics=values,
         averaged=status is Status.OK and (rules.average_all or matrix.kind not in NOT_AVERAGED),
-        verdict=judge(status, warnings),
-        phase=phase_of(status, warnings, values),
+        verdict=verdicts.judge(status, warnings),
+        phase=verdicts.phase_of(status, warnings, values),
         spectrum=spectrum,
         fit=fit,
     )
@@ -326,7 +305,7 @@ def with_evidence(
         matrix, row.spectrum, row.fit, read, rules, rng, seed=seed, device=device
     )
     checks = {
-        Finding.NOT_POWER_LAW: found["gof_p"] < RULED_OUT,
+        Finding.NOT_POWER_LAW: found["gof_p"] < verdicts.RULED_OUT,
         Finding.CORRELATION_TRAP: found["n_traps"] > 0,
     }
     warnings = (*row.warnings, *(finding for finding, met in checks.items() if met))
@@ -334,73 +313,10 @@ def with_evidence(
         row,
         metrics={**row.metrics, **found},
         warnings=warnings,
-        verdict=judge(row.status, warnings),
-        phase=phase_of(row.status, warnings, row.metrics),
+        verdict=verdicts.judge(row.status, warnings),
+        phase=verdicts.phase_of(row.status, warnings, row.metrics),
         best_family=evidence_for.best_family(found),
     )
-
-
-def judge(status: Status, warnings: Sequence[Finding]) -> Verdict:
-    """Say what a layer's findings amount to; a number in doubt is not judged.
-
-    Examples
-    --------
-    >>> judge(Status.OK, [Finding.UNDER_TRAINED, Finding.POOR_FIT]).value
-    'not_judged'
-    """
-    if status is not Status.OK:
-        return Verdict.NO_NUMBERS
-    if Finding.RANDOM_LIKE in warnings:
-        return Verdict.RANDOM_LIKE
-    if DOUBTS & set(warnings):
-        return Verdict.NOT_JUDGED
-    if Finding.OVER_TRAINED in warnings:
-        return Verdict.OVER_TRAINED
-    return Verdict.UNDER_TRAINED if Finding.UNDER_TRAINED in warnings else Verdict.WELL_TRAINED
-
-
-def phase_of(status: Status, warnings: Sequence[Finding], values: Mapping[str, Value]) -> Phase:
-    """Name the phase of training a spectrum shows, by its spikes, its tail and its rank.
-
-    Examples
-    --------
-    >>> phase_of(Status.OK, [Finding.OVER_TRAINED], {"n_spikes": 9}).value
-    'very_heavy_tailed'
-    """
-    if status is not Status.OK:
-        return Phase.UNKNOWN
-    if Finding.RANK_COLLAPSE in warnings:
-        return Phase.RANK_COLLAPSE
-    if Finding.RANDOM_LIKE in warnings:
-        return Phase.RANDOM_LIKE
-    if {Finding.POOR_FIT, Finding.NOT_POWER_LAW} & set(warnings):
-        return Phase.BULK_AND_SPIKES if values.get("n_spikes", 0) else Phase.UNKNOWN
-    if Finding.OVER_TRAINED in warnings:
-        return Phase.VERY_HEAVY_TAILED
-    return Phase.WEAKLY_HEAVY_TAILED if Finding.UNDER_TRAINED in warnings else Phase.HEAVY_TAILED
-
-
-def find(
-    values: Mapping[str, Value], spectrum: Spectrum, estimator: str = "csn"
-) -> tuple[Finding, ...]:
-    """Return what is noteworthy about a fitted layer.
-
-    The band from 2 to 6 was found with the search over xmin; other estimators give other exponents
-    (of noise, 2.1 instead of 8 to 15), so theirs are not held against it.
-    """
-    n_eigenvalues = spectrum.eigenvalues.size
-    alpha = values.get("alpha", math.nan) if estimator in tails.WITH_BAND else math.nan
-    checks = {
-        Finding.OVER_TRAINED: alpha < OVER_TRAINED,
-        Finding.UNDER_TRAINED: alpha > UNDER_TRAINED,
-        Finding.NO_BAND: estimator not in tails.WITH_BAND,
-        Finding.SHORT_SPECTRUM: n_eigenvalues < SHORT_SPECTRUM,
-        Finding.SHORT_TAIL: values.get("n_tail", math.nan) < SHORT_TAIL,
-        Finding.POOR_FIT: values.get("ks", math.nan) > POOR_FIT,
-        Finding.RANK_COLLAPSE: values.get("rank_loss", math.nan) >= COLLAPSED * n_eigenvalues,
-        Finding.RANDOM_LIKE: rmt.is_random_like(spectrum),
-    }
-    return tuple(finding for finding, met in checks.items() if met)
 
 
 def summarise(

@@ -5,7 +5,6 @@ a ``TailFit`` whose status says why. Plain versions: ``tests/reference/tails.py`
 """
 
 import dataclasses
-import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
@@ -13,6 +12,7 @@ from types import MappingProxyType
 import numpy as np
 
 from spectra.conventions import FLOAT32_EPS, HTSR, Convention
+from spectra.cutoff import fit_cutoff
 from spectra.errors import unknown_name
 from spectra.records import Spectrum, Status, TailFit, Vector
 
@@ -24,9 +24,6 @@ SMALL_SAMPLE_TAIL = 8
 HILL_LEAST = 10
 MAX_FINGERS = 10
 MIN_REPLICATES = 10
-NEWTON_STEPS = 60
-MIN_CUTOFF = 1e-7  # of rate · xmin: below, a cut-off shows in no spectrum
-QUADRATURE = 120
 NORMAL_975 = 1.959963984540054
 TINY = float(np.finfo(np.float64).tiny)
 
@@ -274,83 +271,20 @@ def _tail(x: Vector, start: int, slope: float, ks: float) -> TailFit:
 
 
 def _csn_truncated(x: Vector, convention: Convention) -> TailFit:
-    """Fit ρ(λ) ∝ λ^-alpha e^(-rate λ) above the xmin that `csn` chooses, both parameters at once.
-
-    With u = λ/xmin the law is an exponential family in (alpha, b = rate · xmin) with the statistics
-    ln u and u, so the likelihood is concave and Newton's steps find its one maximum on b >= 0.
-    alpha may fall below 1: the cut-off makes it a law all the same.
-    """
+    """Fit ρ(λ) ∝ λ^-alpha e^(-rate λ) above the xmin that `csn` chooses, both parameters at once."""
     plain = _csn(x, convention.min_tail)
     if plain.status is not Status.OK:
         return plain
-    u = x[x >= plain.xmin] / plain.xmin
-    seen = np.array([np.mean(np.log(u)), np.mean(u)])
-    theta = np.array([plain.alpha, 1e-3])
-    for _ in range(NEWTON_STEPS):
-        log_z, mean, covariance = _cutoff_moments(theta)
-        gradient = mean - seen  # of the log-likelihood per eigenvalue
-        if theta[1] <= MIN_CUTOFF and gradient[1] < 0:
-            break  # the data want no cut-off: the pure power law is the maximum
-        step = np.linalg.solve(covariance, gradient)
-        scale, value = 1.0, -float(theta @ seen) - log_z
-        while scale > 1e-8:
-            trial = np.array(
-                [theta[0] + scale * step[0], max(theta[1] + scale * step[1], MIN_CUTOFF)]
-            )
-            if -float(trial @ seen) - _cutoff_moments(trial)[0] >= value:
-                break
-            scale /= 2
-        moved = float(np.max(np.abs(trial - theta)))
-        theta = trial
-        if moved < 1e-10:
-            break
-    if theta[1] <= MIN_CUTOFF:
+    found = fit_cutoff(x[x >= plain.xmin] / plain.xmin, plain.alpha)
+    if found is None:
         return plain
-    alpha, b = float(theta[0]), float(theta[1])
-    error = math.sqrt(np.linalg.inv(_cutoff_moments(theta)[2])[0, 0] / u.size)
     return dataclasses.replace(
         plain,
-        alpha=alpha,
-        cutoff_rate=b / plain.xmin,
-        ks=_cutoff_ks(u, theta),
-        alpha_stderr=error,
+        alpha=found.alpha,
+        cutoff_rate=found.b / plain.xmin,
+        ks=found.ks,
+        alpha_stderr=found.alpha_stderr,
     )
-
-
-@functools.cache
-def _gauss_legendre(n: int) -> tuple[Vector, Vector]:
-    nodes, weights = np.polynomial.legendre.leggauss(n)
-    return nodes, weights
-
-
-def _cutoff_grid(b: float) -> tuple[Vector, Vector]:
-    """Return nodes t = ln u and weights that cover u^-alpha e^(-b u) down to e^-40 of its start."""
-    top = math.log1p(40 / b)
-    nodes, weights = _gauss_legendre(QUADRATURE)
-    return (nodes + 1) * top / 2, weights * top / 2
-
-
-def _cutoff_moments(theta: Vector) -> tuple[float, Vector, Vector]:
-    """Return ln Z = ln ∫_1^∞ u^-alpha e^(-b u) du, and mean and covariance of (ln u, u)."""
-    t, weights = _cutoff_grid(float(theta[1]))
-    u = np.exp(t)
-    exponents = (1 - theta[0]) * t - theta[1] * u
-    top = float(exponents.max())
-    mass = weights * np.exp(exponents - top)
-    total = float(mass.sum())
-    both = np.stack([t, u])  # (2, nodes)
-    mean = both @ mass / total
-    centred = both - mean[:, None]
-    return math.log(total) + top, mean, (centred * mass) @ centred.T / total
-
-
-def _cutoff_ks(u: Vector, theta: Vector) -> float:
-    """KS distance of the truncated law, to the lower steps of the data as for `csn`."""
-    t = np.linspace(0, max(math.log(float(u[-1])), 1e-12), 4001)
-    density = np.exp((1 - theta[0]) * t - theta[1] * np.exp(t) - _cutoff_moments(theta)[0])
-    steps = (density[1:] + density[:-1]) / 2 * np.diff(t)
-    cdf = np.interp(np.log(u), t, np.concatenate([[0.0], np.cumsum(steps)]))
-    return float(np.max(np.abs(cdf - np.arange(u.size) / u.size)))
 
 
 def _hill_mid(x: Vector, convention: Convention) -> TailFit:

@@ -10,9 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
-from spectra.analysis import DOUBTS, OVER_TRAINED, UNDER_TRAINED
 from spectra.errors import CheckpointError, printable
 from spectra.records import LayerReport, ModelReport, Status
+from spectra.verdicts import DOUBTS, OVER_TRAINED, UNDER_TRAINED
 
 BINS = 60
 OVERVIEW = "alpha_by_depth"

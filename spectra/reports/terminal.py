@@ -9,7 +9,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from spectra.analysis import DOUBTS, OVER_TRAINED, UNDER_TRAINED, Inventory
+from spectra.analysis import Inventory
 from spectra.engine import operations
 from spectra.errors import printable
 from spectra.records import (
@@ -22,6 +22,7 @@ from spectra.records import (
     Status,
 )
 from spectra.reports.words import explain
+from spectra.verdicts import DOUBTS, OVER_TRAINED, UNDER_TRAINED
 
 MAX_ROWS = 60
 NAMED = 3  # how many of the worst layers are called by name

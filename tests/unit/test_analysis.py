@@ -5,8 +5,9 @@ import pytest
 
 import spectra
 from spectra import METRICS, Metric, Status
-from spectra.analysis import NOT_SELECTED, find
+from spectra.analysis import NOT_SELECTED
 from spectra.errors import AnalysisInterrupted, SelectionError
+from spectra.verdicts import find
 
 
 def test_layers_come_in_checkpoint_order_and_nothing_disappears(weights):

@@ -11,10 +11,10 @@ from rich.console import Console
 
 import spectra
 from spectra import METRICS
-from spectra.analysis import DOUBTS
 from spectra.errors import CheckpointError, SelectionError
 from spectra.records import STATUS_TEXT, Finding
 from spectra.reports import html_table, inventory_json, terminal, to_csv, to_json
+from spectra.verdicts import DOUBTS
 
 NASTY = [
     "<script>alert(1)</script>",

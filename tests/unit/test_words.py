@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 
 import spectra
-from spectra.analysis import judge, phase_of
 from spectra.records import Finding, Phase, Status, Verdict
 from spectra.reports import words
 from spectra.sources import demo_model
+from spectra.verdicts import judge, phase_of
 
 
 def test_every_verdict_and_phase_has_words():
