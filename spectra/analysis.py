@@ -307,6 +307,7 @@ def with_evidence(
     checks = {
         Finding.NOT_POWER_LAW: found["gof_p"] < verdicts.RULED_OUT,
         Finding.CORRELATION_TRAP: found["n_traps"] > 0,
+        Finding.LIKE_SHUFFLED: found["rand_distance"] < 2 * found["shuffled_distance"],
     }
     warnings = (*row.warnings, *(finding for finding, met in checks.items() if met))
     return dataclasses.replace(

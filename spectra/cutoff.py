@@ -11,6 +11,8 @@ from spectra.records import Vector
 NEWTON_STEPS = 60
 MIN_CUTOFF = 1e-7
 """Of b = rate · xmin: below, a cut-off shows in no spectrum."""
+MAX_CUTOFF = 100.0
+"""Above, the law falls off within a hundredth of xmin: no power law is left to be cut off."""
 QUADRATURE = 120
 
 
@@ -40,7 +42,8 @@ def fit_cutoff(u: Vector, alpha: float) -> CutoffFit | None:
     Returns
     -------
     CutoffFit or None
-        ``None`` when the data want no cut-off: then the pure power law is the maximum.
+        ``None`` when the data want no cut-off, so that the pure power law is the maximum, or one so
+        near xmin that alpha means nothing.
     """
     seen = np.array([np.mean(np.log(u)), np.mean(u)])
     theta = np.array([alpha, 1e-3])
@@ -49,7 +52,12 @@ def fit_cutoff(u: Vector, alpha: float) -> CutoffFit | None:
         gradient = mean - seen  # of the log-likelihood per eigenvalue
         if theta[1] <= MIN_CUTOFF and gradient[1] < 0:
             return None
-        step = np.linalg.solve(covariance, gradient)
+        try:
+            step = np.linalg.solve(covariance, gradient)
+        except np.linalg.LinAlgError:
+            return None  # a tail so narrow that ln u and u are the same statistic
+        if not np.all(np.isfinite(step)):
+            return None
         scale, value = 1.0, -float(theta @ seen) - log_z
         trial = theta
         while scale > 1e-8:
@@ -62,9 +70,13 @@ def fit_cutoff(u: Vector, alpha: float) -> CutoffFit | None:
         theta = trial
         if moved < 1e-10:
             break
-    if theta[1] <= MIN_CUTOFF:
+    if not MIN_CUTOFF < theta[1] < MAX_CUTOFF:
         return None
-    error = math.sqrt(np.linalg.inv(_moments(theta)[2])[0, 0] / u.size)
+    (v_log, both), (_, v_u) = _moments(theta)[2]
+    determinant = v_log * v_u - both**2
+    if not determinant > 0:
+        return None
+    error = math.sqrt(v_u / determinant / u.size)  # the inverse Fisher information of alpha
     return CutoffFit(float(theta[0]), float(theta[1]), error, _distance(u, theta))
 
 
@@ -74,16 +86,18 @@ def _gauss_legendre(n: int) -> tuple[Vector, Vector]:
     return nodes, weights
 
 
-def _grid(b: float) -> tuple[Vector, Vector]:
+def _grid(theta: Vector) -> tuple[Vector, Vector]:
     """Return nodes t = ln u and weights that cover u^-alpha e^(-b u) down to e^-40 of its start."""
-    top = math.log1p(40 / b)
+    alpha, b = float(theta[0]), float(theta[1])
+    # As far as either factor of e^((1 - alpha) t - b e^t) reaches; steep laws end early.
+    top = min(math.log1p(40 / b), 40 / max(alpha - 1 + b, 1e-12))
     nodes, weights = _gauss_legendre(QUADRATURE)
     return (nodes + 1) * top / 2, weights * top / 2
 
 
 def _moments(theta: Vector) -> tuple[float, Vector, Vector]:
     """Return ln Z = ln ∫_1^∞ u^-alpha e^(-b u) du, and mean and covariance of (ln u, u)."""
-    t, weights = _grid(float(theta[1]))
+    t, weights = _grid(theta)
     u = np.exp(t)
     exponents = (1 - theta[0]) * t - theta[1] * u
     top = float(exponents.max())

@@ -5,6 +5,7 @@ Each costs more than the layer's own decomposition, so it is computed on request
 
 import dataclasses
 import functools
+import itertools
 import math
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -45,6 +46,7 @@ COLUMNS: Mapping[str, str] = MappingProxyType(
         "trap_mean_share": "share of the largest trap's excess that goes with the mean of W",
         "trap_entries_share": "share that goes with entries beyond 5 standard deviations",
         "rand_distance": "Wasserstein distance to the shuffled matrix's spectrum, over the mean",
+        "shuffled_distance": "largest such distance between two shuffled copies",
         "gof_p": "share of power-law samples, refitted, that are as far from their fit as the data",
         "alpha_truncated": "alpha of a power law with exponential cut-off at the same xmin",
         "truncated_rate": "rate of that cut-off, per unit of λ",
@@ -91,7 +93,8 @@ def gather(
     """
     kept = spectrum.eigenvalues[spectrum.eigenvalues > spectrum.cutoff]
     null = null_of_shape(matrix.N, matrix.M, matrix.n_matrices, rules, fit.estimator, seed)
-    low, high = tails.near_minimal(kept, fit, rules)
+    searched = fit.estimator in tails.WITH_BAND
+    low, high = tails.near_minimal(kept, fit, rules) if searched else (math.nan, math.nan)
     nulls: dict[str, Value] = {
         "alpha_null": null.alpha,
         "alpha_null_sd": null.alpha_sd,
@@ -106,7 +109,7 @@ def gather(
         shuffled = _shuffled(matrix, spectrum, fit.estimator, read, rules, rng, device)
     except ArithmeticError:  # a shuffled matrix that no solver solves; the layer's numbers stand
         shuffled = {}
-    p = goodness_of_fit(kept, fit, rules, rng, samples=GOF_SAMPLES)
+    p = goodness_of_fit(kept, fit, rules, rng, samples=GOF_SAMPLES) if searched else math.nan
     found = nulls | shuffled | {"gof_p": p} | other_families(kept, fit)
     return {column: found.get(column, math.nan) for column in COLUMNS}
 
@@ -293,8 +296,8 @@ def other_families(eigenvalues: Vector, fit: TailFit) -> dict[str, Value]:
     """Compare the power law with other families on the same tail, through the powerlaw package.
 
     Positive ratios favour the power law; the ratio is normalised by its standard deviation
-    (Vuong's test), so beyond ±2 it is decided. For ``lr_truncated``, which contains the power law,
-    it cannot be positive but for rounding.
+    (Vuong's test), so beyond ±2 it is decided. ``lr_truncated``, whose family contains the power
+    law, is -√(2 Δ log-likelihood): never positive, and below -2 the cut-off is needed.
     """
     import warnings
 
@@ -304,23 +307,17 @@ def other_families(eigenvalues: Vector, fit: TailFit) -> dict[str, Value]:
 
         # By default the package caps alpha at 3 without a word.
         free = {"alpha": [1, None]}
-        other = powerlaw.Fit(
-            eigenvalues, xmin=fit.xmin, xmax=None, parameter_ranges=free, verbose=0
-        )
-        ratios = {
-            "lr_lognormal": "lognormal",
-            "lr_exponential": "exponential",
-            "lr_truncated": "truncated_power_law",
-        }
+        unit = eigenvalues[eigenvalues >= fit.xmin] / fit.xmin  # its optimisers like numbers near 1
+        other = powerlaw.Fit(unit, xmin=1.0, xmax=None, parameter_ranges=free, verbose=0)
         found: dict[str, Value] = {}
-        for column, family in ratios.items():
-            nested = family == "truncated_power_law"
-            ratio, _ = other.distribution_compare(
-                "power_law", family, nested=nested, normalized_ratio=True
-            )
-            found[column] = float(ratio)
+        for family in ("lognormal", "exponential"):
+            ratio, _ = other.distribution_compare("power_law", family, normalized_ratio=True)
+            found[f"lr_{family}"] = float(ratio)
+        # Nested families: twice the difference is χ² of one degree, its root a standard normal.
+        ratio, _ = other.distribution_compare("power_law", "truncated_power_law", nested=True)
+        found["lr_truncated"] = -math.sqrt(2 * max(-float(ratio), 0.0))
         found["alpha_truncated"] = float(other.truncated_power_law.parameter1)
-        found["truncated_rate"] = float(other.truncated_power_law.parameter2)
+        found["truncated_rate"] = float(other.truncated_power_law.parameter2) / fit.xmin
     return found
 
 
@@ -355,6 +352,9 @@ def _shuffled(
         "trap_mean_share": 0.0,
         "trap_entries_share": 0.0,
         "rand_distance": float(np.mean(distances)),
+        "shuffled_distance": max(
+            distance(a.eigenvalues, b.eigenvalues) for a, b in itertools.combinations(replicas, 2)
+        ),
     }
     if n_traps:
         order = rng.permutation(stack.size)

@@ -250,14 +250,15 @@ def mp_distance(spectrum: Spectrum, fit: TailFit) -> float:
 
 
 def erg_z(spectrum: Spectrum, fit: TailFit) -> float:
-    """Return the ERG residual in its own standard deviations: within ±2 the condition is met.
+    """Return the ERG residual over its bootstrap standard deviation: within ±2 it may be zero.
 
     Examples
     --------
-    >>> round(erg_z(_example([0.1, 0.1, 0.8, 3.0]), TailFit(alpha=3.0, xmin=3.0, n_tail=1)), 6)
+    >>> fit = TailFit(alpha=3.0, xmin=3.0, n_tail=1, erg_log_det_sd=0.5)
+    >>> round(erg_z(_example([0.1, 0.1, 0.8, 3.0]), fit), 6)  # 2 ln 3
     2.197225
     """
-    return erg_log_det(spectrum, fit) * (fit.alpha - 1) / math.sqrt(fit.n_tail)
+    return erg_log_det(spectrum, fit) / fit.erg_log_det_sd
 
 
 def quality_cumulants(spectrum: Spectrum, fit: TailFit) -> float:
@@ -446,8 +447,8 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
         ),
         "erg_z": Metric(
             erg_z,
-            "erg_log_det (alpha - 1) / sqrt(n_tail)",
-            f"{SETOL}, section 3.2; a power law's ln λ has sd 1/(alpha - 1)",
+            "erg_log_det over its standard deviation in the bootstrap replicates",
+            f"{SETOL}, section 3.2; docs/uncertainty.md",
             of_tail=True,
         ),
         "quality_cumulants": Metric(

@@ -64,6 +64,7 @@ class Finding(StrEnum):
     NOT_POWER_LAW = "not_power_law"
     CORRELATION_TRAP = "correlation_trap"
     NO_BAND = "no_band"
+    LIKE_SHUFFLED = "like_shuffled"
 
 
 FINDING_TEXT: Mapping[Finding, str] = {
@@ -75,6 +76,7 @@ FINDING_TEXT: Mapping[Finding, str] = {
     Finding.RANK_COLLAPSE: "a tenth or more of the eigenvalues are zero",
     Finding.RANDOM_LIKE: "the spectrum is that of random weights",
     Finding.NOT_POWER_LAW: "a power law is ruled out (goodness of fit p < 0.1)",
+    Finding.LIKE_SHUFFLED: "the spectrum is that of its own entries shuffled",
     Finding.NO_BAND: "the band from 2 to 6 belongs to csn, not to this estimator",
     Finding.CORRELATION_TRAP: "an eigenvalue survives shuffling: a mean shift or a few huge entries",
 }
@@ -203,6 +205,7 @@ class TailFit:
     ks: float = math.nan
     n_tail: int = 0
     cutoff_rate: float = 0.0
+    erg_log_det_sd: float = math.nan
     alpha_stderr: float = math.nan
     alpha_low: float = math.nan
     alpha_high: float = math.nan

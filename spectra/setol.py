@@ -248,9 +248,9 @@ def quality_inverse_mp(spectrum: Spectrum, alpha: float) -> float:
 def quality_levy(spectrum: Spectrum, alpha: float) -> float:
     """Return log10 of the Lévy-Wigner model's Q² = mean of λ̃^(alpha - 1) over the ERG tail."""
     tail = _erg_tail(spectrum)
-    top = float(tail[-1])
-    share = float(np.mean((tail / top) ** (alpha - 1)))
-    return (alpha - 1) * math.log10(top) + math.log10(share)
+    logs = (alpha - 1) * np.log(tail)
+    top = float(np.max(logs))
+    return (top + math.log(float(np.mean(np.exp(logs - top))))) / math.log(10)
 
 
 def quality_cauchy(spectrum: Spectrum) -> float:

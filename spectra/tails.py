@@ -24,6 +24,7 @@ SMALL_SAMPLE_TAIL = 8
 HILL_LEAST = 10
 MAX_FINGERS = 10
 MIN_REPLICATES = 10
+ERG_SPREAD = 3.3  # measured at alpha 2.5 to 4, where xmin and the scale are chosen from the sample
 NORMAL_975 = 1.959963984540054
 TINY = float(np.finfo(np.float64).tiny)
 
@@ -72,9 +73,23 @@ def fit_tail(
     fit = dataclasses.replace(fit, estimator=estimator)
     if fit.status is not Status.OK:
         return fit
-    again = (ESTIMATORS[estimator](x, convention) for x in _resampled(kept, replicates, rng))
-    low, high = interval(fit, [f.alpha for f in again if f.status is Status.OK and f.alpha > 1])
-    return dataclasses.replace(fit, alpha_low=low, alpha_high=high)
+    alphas, log_dets = [], []
+    for x in _resampled(kept, replicates, rng):
+        again = ESTIMATORS[estimator](x, convention)
+        if again.status is Status.OK:
+            alphas.append(again.alpha)
+            # the ERG residual of this replicate, in its own units where the mean is one
+            tail = x[x.size - again.n_tail :]
+            log_dets.append(float(np.log(tail / np.mean(x)).sum()))
+    low, high = interval(fit, alphas)
+    return dataclasses.replace(
+        fit,
+        alpha_low=low,
+        alpha_high=high,
+        erg_log_det_sd=float(np.std(log_dets, ddof=1))
+        if len(log_dets) >= MIN_REPLICATES
+        else ERG_SPREAD * math.sqrt(fit.n_tail) / max(fit.alpha - 1, 1.0),
+    )
 
 
 def interval(fit: TailFit, replicates: Sequence[float]) -> tuple[float, float]:
@@ -97,15 +112,18 @@ def interval(fit: TailFit, replicates: Sequence[float]) -> tuple[float, float]:
     >>> round(low, 2), round(high, 2)
     (2.49, 3.68)
     """
-    if fit.alpha <= 1:  # only with a cut-off: no logarithm to take
-        margin = NORMAL_975 * 1.5 * fit.alpha_stderr
-        return fit.alpha - margin, fit.alpha + margin
-    if len(replicates) < MIN_REPLICATES:
-        spread = NORMAL_975 * 1.5 / math.sqrt(fit.n_tail)
+    many = len(replicates) >= MIN_REPLICATES
+    student = _student_975(len(replicates) - 1) if many else NORMAL_975
+    if fit.cutoff_rate > 0 or fit.alpha <= 1:  # alpha of a law with a cut-off may be anything
+        spread = float(np.std(replicates, ddof=1)) if many else 1.5 * fit.alpha_stderr
+        return fit.alpha - student * spread, fit.alpha + student * spread
+    usable = [alpha for alpha in replicates if alpha > 1]
+    if many and len(usable) >= MIN_REPLICATES:
+        spread = float(np.std(np.log(np.array(usable) - 1), ddof=1))
     else:
-        spread = float(np.std(np.log(np.array(replicates) - 1), ddof=1))
-        spread *= _student_975(len(replicates) - 1)
-    return 1 + (fit.alpha - 1) * math.exp(-spread), 1 + (fit.alpha - 1) * math.exp(spread)
+        spread = 1.5 / math.sqrt(fit.n_tail)
+    factor = math.exp(student * spread)
+    return 1 + (fit.alpha - 1) / factor, 1 + (fit.alpha - 1) * factor
 
 
 def _student_975(freedom: int) -> float:

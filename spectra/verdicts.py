@@ -17,6 +17,7 @@ COLLAPSED = 0.1
 DOUBTS = frozenset(
     {
         Finding.RANDOM_LIKE,
+        Finding.LIKE_SHUFFLED,
         Finding.POOR_FIT,
         Finding.NOT_POWER_LAW,
         Finding.NO_BAND,
@@ -37,7 +38,7 @@ def judge(status: Status, warnings: Sequence[Finding]) -> Verdict:
     """
     if status is not Status.OK:
         return Verdict.NO_NUMBERS
-    if Finding.RANDOM_LIKE in warnings:
+    if {Finding.RANDOM_LIKE, Finding.LIKE_SHUFFLED} & set(warnings):
         return Verdict.RANDOM_LIKE
     if DOUBTS & set(warnings):
         return Verdict.NOT_JUDGED
@@ -60,6 +61,8 @@ def phase_of(status: Status, warnings: Sequence[Finding], values: Mapping[str, V
         return Phase.RANK_COLLAPSE
     if Finding.RANDOM_LIKE in warnings:
         return Phase.RANDOM_LIKE
+    if Finding.NO_BAND in warnings:
+        return Phase.UNKNOWN  # the classes are bounds on csn's alpha
     if {Finding.POOR_FIT, Finding.NOT_POWER_LAW} & set(warnings):
         return Phase.BULK_AND_SPIKES if values.get("n_spikes", 0) else Phase.UNKNOWN
     if Finding.OVER_TRAINED in warnings:

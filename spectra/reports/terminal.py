@@ -32,6 +32,7 @@ MIN_NAME_WIDTH = 16
 # What the last column says, and the legend below it; doubts about the number before the number.
 CODES = {
     Finding.RANDOM_LIKE: ("noise", "a spectrum like that of random weights"),
+    Finding.LIKE_SHUFFLED: ("shuffled", "the same entries in any order give this spectrum"),
     Finding.OVER_TRAINED: ("over", "alpha below 2, over-trained"),
     Finding.UNDER_TRAINED: ("under", "alpha above 6, under-trained"),
     Finding.RANK_COLLAPSE: ("rank", "a tenth or more of the eigenvalues are zero"),

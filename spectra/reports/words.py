@@ -90,6 +90,6 @@ def _ideal(layer: LayerReport) -> str:
     return (
         "Conditions of ideal learning (SETOL): alpha = 2 is"
         f" {'within' if first else 'outside'} the interval; the ERG condition is"
-        f" {'met' if second else 'not met'} on the tail ({layer['erg_z']:+.1f} standard deviations);"
+        f" {'met' if second else 'not met'} on the tail ({layer['erg_z']:+.1f} of its standard deviations);"
         " whether what generalises lies in the tail cannot be told without data."
     )

@@ -171,3 +171,11 @@ def test_the_band_is_not_applied_to_estimators_it_was_not_made_for(weights):
         assert not {"over_trained", "under_trained"} & set(layer.warnings)
         assert layer.verdict in ("not_judged", "random_like")
     assert "not of this estimator" in str(report)
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_spectra_that_hardly_spread_break_no_estimator(name, rng):
+    """A tail a thousandth wide: steeper than any quadrature made for heavy tails."""
+    for weights in (np.eye(60) + 1e-4 * rng.standard_normal((60, 60)), np.diag(np.arange(1.0, 41))):
+        layer = spectra.analyze({"w": weights}, estimator=name).layers[0]
+        assert layer.status in ("ok", "fit_failed", "degenerate")

@@ -37,7 +37,7 @@ def oracle(weights):
     kappas = exact.free_cumulants([np.mean(x**k) for k in range(1, 6)])
     return {
         "erg_z": sum(math.log(value * n / total) for value in lam if value >= xmin)
-        / (math.sqrt(n_tail) / (alpha - 1)),
+        / (3.3 * math.sqrt(n_tail) / (alpha - 1)),
         "quality_cumulants": math.log10(
             math.sqrt(sum(kappas[k - 1] / k * np.sum(x**k) for k in range(1, 6)))
         ),

@@ -65,10 +65,13 @@ def test_no_random_matrix_is_called_well_trained(shape, entries, rng):
     n_rows, n_columns, k = shape
     size = (n_rows, n_columns) if k == 1 else (n_rows, n_columns, k, 1)
     missed = 0
+    verdicts = set()
     for _ in range(10):
         weights = rng.standard_normal(size) if entries == "normal" else rng.uniform(-1, 1, size)
         layer = spectra.analyze({"w": weights}).layers[0]
         missed += "random_like" not in layer.warnings
+        verdicts.add(str(layer.verdict))
+    assert not verdicts & {"well_trained", "over_trained", "under_trained"}
     # 10 at level 0.01: two or more have a chance of 0.004, and 40 such tests are made
     assert missed <= 2
 
