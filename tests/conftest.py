@@ -15,6 +15,10 @@ PACKAGED = {
     "wordllama-256": "wordllama/weights/l2_supercat_256.safetensors",
 }
 SHARED = {f"resnet{n}": f"resnet-cifar10/resnet{n}-*.th" for n in (20, 32, 44, 56)}
+SHARED |= {
+    f"rfb-{epoch}": f"ultraface-rfb-trajectory/RFB-Epoch-{epoch}-*.pth"
+    for epoch in (0, 20, 40, 60, 80, 100)
+}
 
 
 def packaged_weights(name: str) -> Path:
