@@ -96,3 +96,12 @@ def test_quantiles_are_those_of_the_law(n_rows, n_columns):
 def test_the_distance_of_a_large_random_matrix_is_small(rng):
     assert rmt.mp_distance(noise(rng, 800, 400)) < 0.01
     assert rmt.mp_distance(noise(rng, 400, 400)) < 0.02
+
+
+def test_a_spectrum_without_spikes_is_not_random_for_that_alone(rng):
+    """Nearly orthogonal: no eigenvalue beyond noise, and yet nothing like its law."""
+    q, _ = np.linalg.qr(rng.standard_normal((100, 100)))
+    layer = spectra.analyze({"w": q + 0.01 * rng.standard_normal((100, 100))}).layers[0]
+    assert layer.n_spikes == 0
+    assert layer.mp_distance > 0.5
+    assert "random_like" not in layer.warnings
