@@ -155,12 +155,7 @@ def near_minimal(x: Vector, fit: TailFit, convention: Convention) -> tuple[float
     >>> low <= fit.alpha <= high
     True
     """
-    starts = _starts(x, convention.min_tail)
-    logs = np.log(x) - np.log(x[-1])
-    lengths = x.size - starts
-    sums = np.cumsum(logs[::-1])[::-1][starts] - lengths * logs[starts]
-    usable = sums > 0
-    starts, slopes = starts[usable], lengths[usable] / sums[usable]
+    logs, starts, slopes = _candidates(x, _starts(x, convention.min_tail))
     near = slopes[_probe(logs, starts, slopes, PROBES[-1]) <= 1.1 * fit.ks]
     alphas = np.concatenate([1 + near, [fit.alpha]])
     return float(alphas.min()), float(alphas.max())
@@ -259,6 +254,17 @@ def _csn(x: Vector, min_tail: int, *, small_sample: bool = False) -> TailFit:
 
 def _best_of(x: Vector, starts: np.ndarray, *, small_sample: bool = False) -> TailFit:
     """Fit the tails that begin at `starts` and return the one nearest a power law."""
+    logs, starts, slopes = _candidates(x, starts, small_sample=small_sample)
+    if starts.size == 0:
+        return TailFit(status=Status.FIT_FAILED)
+    winner, ks = _least_ks(logs, starts, slopes)
+    return _tail(x, int(starts[winner]), float(slopes[winner]), ks)
+
+
+def _candidates(
+    x: Vector, starts: np.ndarray, *, small_sample: bool = False
+) -> tuple[Vector, np.ndarray, Vector]:
+    """Return ln x, the starts whose tails have an exponent, and those exponents less one."""
     # The quotient makes the fit free of scale to the last bit, unless it leaves float64.
     with np.errstate(under="ignore"):
         ratios = x / x[-1]
@@ -268,12 +274,8 @@ def _best_of(x: Vector, starts: np.ndarray, *, small_sample: bool = False) -> Ta
     sums = np.cumsum(logs[::-1])[::-1][starts] - lengths * logs[starts]
     usable = sums > 0
     starts, lengths, sums = starts[usable], lengths[usable], sums[usable]
-    if starts.size == 0:
-        return TailFit(status=Status.FIT_FAILED)
     # CSN eq. 3.1: alpha = 1 + k / Σ ln(x_j / xmin)
-    slopes = (lengths - 1 if small_sample else lengths) / sums
-    winner, ks = _least_ks(logs, starts, slopes)
-    return _tail(x, int(starts[winner]), float(slopes[winner]), ks)
+    return logs, starts, (lengths - 1 if small_sample else lengths) / sums
 
 
 def _tail(x: Vector, start: int, slope: float, ks: float) -> TailFit:
