@@ -15,6 +15,7 @@ import numpy as np
 
 from spectra import conventions, engine, rmt, setol, tails
 from spectra.conventions import Convention
+from spectra.errors import CheckpointError
 from spectra.records import Matrix, Spectrum, Status, TailFit, Value, Vector
 
 N_SHUFFLED = 5
@@ -107,8 +108,8 @@ def gather(
     }
     try:
         shuffled = _shuffled(matrix, spectrum, fit.estimator, read, rules, rng, device)
-    except ArithmeticError:  # a shuffled matrix that no solver solves; the layer's numbers stand
-        shuffled = {}
+    except (ArithmeticError, CheckpointError, OSError, MemoryError):
+        shuffled = {}  # not solved, or not read a second time: the layer's own numbers stand
     p = goodness_of_fit(kept, fit, rules, rng, samples=GOF_SAMPLES) if searched else math.nan
     found = nulls | shuffled | {"gof_p": p} | other_families(kept, fit)
     return {column: found.get(column, math.nan) for column in COLUMNS}

@@ -214,3 +214,22 @@ def test_tiny_weights_are_compared_with_other_families_too(rng):
     weights = rng.standard_t(3, (60, 50))
     small, plain = gathered(weights * 1e-140), gathered(weights)
     assert small.lr_exponential == pytest.approx(plain.lr_exponential, rel=1e-3)
+
+
+def test_weights_that_cannot_be_read_a_second_time_cost_only_their_evidence(rng, monkeypatch):
+    from spectra.sources.memory import MemorySource
+
+    reads = []
+    once = MemorySource.read
+
+    def read(self, name):
+        reads.append(name)
+        if len(reads) > 1:
+            raise OSError("gone")
+        return once(self, name)
+
+    monkeypatch.setattr(MemorySource, "read", read)
+    layer = gathered(rng.standard_t(3, (60, 50)))
+    assert layer.status == "ok"
+    assert math.isnan(layer.n_traps)
+    assert not math.isnan(layer.gof_p)
