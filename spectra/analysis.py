@@ -2,11 +2,15 @@
 
 import dataclasses
 import fnmatch
+import logging
 import math
 import platform
+import signal
+import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,6 +52,8 @@ NOT_SELECTED = "left out by the choice of layers"
 
 Progress = Callable[[float, float, str], None]
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
@@ -62,10 +68,10 @@ class Inventory:
         """Predicted floating-point operations of all decompositions."""
         return sum(engine.operations(matrix) for matrix in self.matrices)
 
-    @property
-    def working_bytes(self) -> int:
-        """Predicted peak memory beyond the program itself: that of the largest layer."""
-        return max((engine.working_bytes(matrix) for matrix in self.matrices), default=0)
+    def plan(self, *, device: str = "cpu", precision: engine.Precision = "double") -> engine.Plan:
+        """How the decompositions would run on this machine: routes, seconds and bytes predicted."""
+        machine = engine.this_machine(device)
+        return engine.make_plan(self.matrices, machine=machine, precision=precision)
 
 
 def describe(
@@ -98,6 +104,7 @@ def analyze(
     layers: str | Sequence[str] = (),
     exclude: str | Sequence[str] = (),
     device: str = "auto",
+    precision: engine.Precision = "double",
     seed: int = 0,
     replicates: int = REPLICATES,
     metrics: Mapping[str, Metric] | None = None,
@@ -118,6 +125,9 @@ def analyze(
         Glob patterns on names, with or without ``.weight``: only these, or all but these.
     device : str, default: "auto"
         ``auto``, ``cpu``, ``cuda`` or ``cuda:i``.
+    precision : str, default: "double"
+        ``double``: Gram matrices in float64. ``fast``: in float32, for exponents to about 1e-3.
+        ``svd``: singular values in float64, for the smallest eigenvalues; several times slower.
     seed : int, default: 0
         Seed of everything random (the bootstrap), together with each layer's name.
     replicates : int, default: 20
@@ -128,7 +138,7 @@ def analyze(
         Also gather what says how far to trust each layer: nulls of the same shape, correlation
         traps, goodness of fit, other families (``spectra.evidence.COLUMNS``). Several times slower.
     progress : callable, optional
-        Called as ``progress(done, total, name)`` after each layer, in predicted operations.
+        Called as ``progress(done, total, name)`` after each layer, in predicted seconds.
 
     Returns
     -------
@@ -140,7 +150,8 @@ def analyze(
     SpectraError
         If the source cannot be read, or a name or pattern fits nothing.
     AnalysisInterrupted
-        On Ctrl-C; its ``report`` holds the layers finished so far.
+        On Ctrl-C: the first finishes the layers being solved, a second does not wait for them. Its
+        ``report`` holds the layers finished.
 
     Examples
     --------
@@ -156,14 +167,18 @@ def analyze(
     layers, exclude = _as_tuple(layers), _as_tuple(exclude)
     if estimator not in tails.ESTIMATORS:
         raise unknown_name(estimator, "estimator", tuple(tails.ESTIMATORS))
+    if precision not in engine.PRECISIONS:
+        raise unknown_name(precision, "precision", engine.PRECISIONS)
     device = engine.resolve_device(device)
     opened = open_source(source)
     stock = _take_stock(opened, rules, layers, exclude)
 
-    def read(matrix: Matrix) -> engine.Stack:
+    def read(matrix: Matrix, rows: tuple[int, int] | None = None) -> engine.Stack:
+        if rows is not None:
+            return opened.read_rows(matrix.tensor, *rows)[np.newaxis]
         return layouts.stack(matrix, opened.read(matrix.tensor))
 
-    def row_of(matrix: Matrix, outcome: Spectrum | engine.Failure) -> LayerReport:
+    def row_of(matrix: Matrix, outcome: engine.Outcome) -> LayerReport:
         # Seeded by the layer's own name: neither order nor batching nor the choice of layers matter.
         rng = np.random.default_rng([seed, zlib.crc32(matrix.name.encode("utf-8", "replace"))])
         row = layer_report(
@@ -174,17 +189,20 @@ def analyze(
         return with_evidence(row, matrix, rules, read, rng, seed=seed, device=device)
 
     finished: dict[int, LayerReport] = {}
-    interrupted = False
-    done, total = 0.0, stock.operations
-    try:
-        found = _diagnose(stock.matrices, read, row_of, device, rules.rank_tolerance)
-        for position, row in found:
-            finished[position] = row
-            done += engine.operations(stock.matrices[position])
-            if progress:
-                progress(done, total, row.name)
-    except KeyboardInterrupt:
-        interrupted = True
+    costs = [engine.seconds(matrix, precision) for matrix in stock.matrices]
+    done, total = 0.0, sum(costs)
+    with _interruptible() as stop:
+        try:
+            for position, outcome in _outcomes(
+                stock.matrices, read, device, precision, rules.rank_tolerance, stop
+            ):
+                finished[position] = row = row_of(stock.matrices[position], outcome)
+                done += costs[position]
+                if progress:
+                    progress(done, total, row.name)
+        except KeyboardInterrupt:
+            stop.set()
+    interrupted = stop.is_set()
 
     unreached = engine.Failure(Status.NOT_REACHED, STATUS_TEXT[Status.NOT_REACHED])
     rows = tuple(
@@ -197,6 +215,7 @@ def analyze(
             "estimator": estimator,
             "layers": layers,
             "exclude": exclude,
+            "precision": precision,
             "seed": seed,
             "replicates": replicates,
             "evidence": evidence,
@@ -218,30 +237,52 @@ def analyze(
     return report
 
 
-def _diagnose(
+@contextmanager
+def _interruptible() -> Iterator[threading.Event]:
+    """Give an event that the first Ctrl-C sets; a second one raises, as one always does elsewhere."""
+    stop = threading.Event()
+    usual = signal.getsignal(signal.SIGINT)
+    ours = threading.current_thread() is threading.main_thread()
+    if not ours or usual is not signal.default_int_handler:
+        yield stop  # someone else's signals, or someone else's thread
+        return
+
+    def first(_number: int, _frame: object) -> None:
+        signal.signal(signal.SIGINT, usual)
+        stop.set()
+        logger.warning("finishing the layers being solved; press Ctrl-C again to stop at once")
+
+    signal.signal(signal.SIGINT, first)
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGINT, usual)
+
+
+def _outcomes(
     matrices: Sequence[Matrix],
     read: engine.Read,
-    row_of: Callable[[Matrix, Spectrum | engine.Failure], LayerReport],
     device: str,
+    precision: engine.Precision,
     resolution: float,
-) -> Iterator[tuple[int, LayerReport]]:
+    stop: threading.Event,
+) -> Iterator[tuple[int, engine.Outcome]]:
     readable = [i for i, matrix in enumerate(matrices) if layouts.is_readable(matrix)]
     for i in sorted(set(range(len(matrices))) - set(readable)):
-        refused = engine.Failure(Status.UNSUPPORTED_DTYPE, f"{matrices[i].dtype} is not read yet")
-        yield i, row_of(matrices[i], refused)
-    outcomes = engine.decompose(
-        engine.plan([matrices[i] for i in readable]),
-        read,
-        device=device,
-        resolution=resolution,
+        yield (
+            i,
+            engine.Failure(Status.UNSUPPORTED_DTYPE, f"{matrices[i].dtype} is not read yet"),
+        )
+    plan = engine.make_plan(
+        [matrices[i] for i in readable], machine=engine.this_machine(device), precision=precision
     )
-    for position, outcome in outcomes:
-        yield readable[position], row_of(matrices[readable[position]], outcome)
+    for position, outcome in engine.decompose(plan, read, resolution=resolution, stop=stop):
+        yield readable[position], outcome
 
 
 def layer_report(
     matrix: Matrix,
-    outcome: Spectrum | engine.Failure,
+    outcome: engine.Outcome,
     rules: Convention,
     estimator: str = "csn",
     metrics: Mapping[str, Metric] = METRICS,
@@ -277,7 +318,9 @@ def layer_report(
         n_matrices=matrix.n_matrices,
         n_eigenvalues=matrix.n_matrices * matrix.M,
         estimator=estimator,
+        solver="" if spectrum is None else spectrum.solver,
         residual=math.nan if spectrum is None else spectrum.residual,
+        eigenvalue_error=_relative_error(spectrum),
         metrics=values,
         averaged=status is Status.OK and (rules.average_all or matrix.kind not in NOT_AVERAGED),
         verdict=verdicts.judge(status, warnings),
@@ -285,6 +328,11 @@ def layer_report(
         spectrum=spectrum,
         fit=fit,
     )
+
+
+def _relative_error(spectrum: Spectrum | None) -> float:
+    largest = 0.0 if spectrum is None else float(spectrum.eigenvalues[-1])
+    return math.nan if spectrum is None or not largest else spectrum.error / largest
 
 
 def with_evidence(

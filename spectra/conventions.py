@@ -111,6 +111,7 @@ def apply(spectrum: Spectrum, kind: Kind, convention: Convention) -> Spectrum:
     scale = convention.conv_scale if kind.startswith("conv") else 1.0
     eigenvalues = spectrum.eigenvalues * scale
     squared_norm = spectrum.squared_norm * scale
+    error = spectrum.error * scale
     if convention.absolute_cutoff is None:
         floor = convention.rank_tolerance**2 * squared_norm
         cutoff = floor
@@ -118,10 +119,13 @@ def apply(spectrum: Spectrum, kind: Kind, convention: Convention) -> Spectrum:
         # The peer's rank: σ > σ_max · N · eps, over the pooled slices.
         floor = float(eigenvalues[-1]) * (spectrum.N * convention.rank_tolerance) ** 2
         cutoff = convention.absolute_cutoff
+    if spectrum.solver == "gram_float32":  # what rounding could have made, counts as zero
+        floor, cutoff = max(floor, error), max(cutoff, error)
     return dataclasses.replace(
         spectrum,
         eigenvalues=eigenvalues,
         squared_norm=squared_norm,
+        error=error,
         floor=floor,
         cutoff=cutoff,
         density_fit=convention.peer_layouts,

@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -27,7 +27,6 @@ N_NOISE = 25
 WINSOR = 5.0
 """Entries are clipped at this many standard deviations to see whether a few huge ones make a trap."""
 
-Read = Callable[[Matrix], engine.Stack]
 
 COLUMNS: Mapping[str, str] = MappingProxyType(
     {
@@ -62,7 +61,7 @@ def gather(
     matrix: Matrix,
     spectrum: Spectrum,
     fit: TailFit,
-    read: Read,
+    read: engine.Read,
     rules: Convention,
     rng: np.random.Generator,
     *,
@@ -326,7 +325,7 @@ def _shuffled(
     matrix: Matrix,
     spectrum: Spectrum,
     estimator: str,
-    read: Read,
+    read: engine.Read,
     rules: Convention,
     rng: np.random.Generator,
     device: str,
@@ -402,8 +401,7 @@ def _robust_sd(values: Vector) -> float:
 
 
 def _decomposed(stack: Vector, matrix: Matrix, rules: Convention, device: str) -> Spectrum:
-    batch = engine.plan([dataclasses.replace(matrix, nbytes=stack.nbytes)])
-    ((_, outcome),) = engine.decompose(batch, lambda _: stack, device=device)
+    outcome = engine.solve(dataclasses.replace(matrix, nbytes=stack.nbytes), stack, device=device)
     if isinstance(outcome, engine.Failure):
         raise ArithmeticError(f"{matrix.name}, shuffled: {outcome.reason}")  # noqa: TRY004
     return conventions.apply(outcome, matrix.kind, rules)

@@ -65,6 +65,7 @@ class Finding(StrEnum):
     CORRELATION_TRAP = "correlation_trap"
     NO_BAND = "no_band"
     LIKE_SHUFFLED = "like_shuffled"
+    LOW_PRECISION = "low_precision"
 
 
 FINDING_TEXT: Mapping[Finding, str] = {
@@ -77,6 +78,7 @@ FINDING_TEXT: Mapping[Finding, str] = {
     Finding.RANDOM_LIKE: "the spectrum is that of random weights",
     Finding.NOT_POWER_LAW: "a power law is ruled out (goodness of fit p < 0.1)",
     Finding.LIKE_SHUFFLED: "the spectrum is that of its own entries shuffled",
+    Finding.LOW_PRECISION: "some eigenvalues are below the rounding error of float32: ranks are too low",
     Finding.NO_BAND: "the band from 2 to 6 belongs to csn, not to this estimator",
     Finding.CORRELATION_TRAP: "an eigenvalue survives shuffling: a mean shift or a few huge entries",
 }
@@ -167,9 +169,12 @@ class Spectrum:
     squared_norm : float
         ‖W‖²_F summed from the weights themselves, in the unit of the eigenvalues.
     residual : float
-        |Σλ - ‖W‖²_F| / ‖W‖²_F: the decomposition's own certificate.
+        The larger of |Σλ - ‖W‖²_F| / ‖W‖²_F and |Σλ² - ‖G‖²_F| / ‖G‖²_F, over the slices: the
+        decomposition's own certificate.
     solver : str
-        How the eigenvalues were computed: ``gram`` or ``svd``.
+        How the eigenvalues were computed: ``gram``, ``gram_float32`` or ``svd``.
+    error : float
+        Bound on the absolute error of an eigenvalue, in the unit of the eigenvalues.
     floor : float
         Eigenvalues at or below count as zero (rank, entropy).
     cutoff : float
@@ -185,6 +190,7 @@ class Spectrum:
     squared_norm: float
     residual: float
     solver: str
+    error: float = 0.0
     floor: float = 0.0
     cutoff: float = 0.0
     density_fit: bool = False
@@ -215,7 +221,11 @@ class TailFit:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class LayerReport:
-    """What is known of one layer; metrics are looked up as ``layer["alpha"]`` or ``layer.alpha``."""
+    """What is known of one layer; metrics are looked up as ``layer["alpha"]`` or ``layer.alpha``.
+
+    ``solver`` says how the spectrum was computed, ``residual`` is its certificate, and
+    ``eigenvalue_error`` bounds the error of an eigenvalue, relative to the largest.
+    """
 
     name: str
     kind: Kind
@@ -231,7 +241,9 @@ class LayerReport:
     n_matrices: int
     n_eigenvalues: int
     estimator: str
+    solver: str
     residual: float
+    eigenvalue_error: float
     metrics: Mapping[str, Value] = field(repr=False)
     averaged: bool = False
     verdict: Verdict = Verdict.NO_NUMBERS

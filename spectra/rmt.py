@@ -5,6 +5,7 @@ Everything is for WᵀW of an N × M matrix with independent entries of one vari
 
 import functools
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -194,7 +195,7 @@ def density_fit_bulk(spectrum: Spectrum) -> Bulk:
     the density's peak and stay within it. Its threshold is λ₊ + √TW with TW = Q^(-1/2) λ₊^(2/3)
     M^(-2/3), some six times as wide as the Tracy-Widom law.
     """
-    from scipy.optimize import brute
+    from scipy.optimize import fmin
 
     ratio, M = spectrum.N / spectrum.M, spectrum.M
     scale = spectrum.eigenvalues.size / float(np.sum(spectrum.eigenvalues))
@@ -205,8 +206,8 @@ def density_fit_bulk(spectrum: Spectrum) -> Bulk:
     peak = float(x[np.argmax(density)])
     low, high = 1 - 1 / math.sqrt(ratio), 1 + 1 / math.sqrt(ratio)
 
-    def misfit(parameters: Vector) -> float:
-        sigma = float(np.ravel(parameters)[0])
+    def misfit(parameters: Sequence[float] | Vector) -> float:
+        (sigma,) = parameters
         if square:
             if not 0 <= peak <= 2 * sigma:
                 return 1000.0
@@ -222,8 +223,9 @@ def density_fit_bulk(spectrum: Spectrum) -> Bulk:
         return float(np.sum((law - density) ** 2))
 
     start = math.sqrt(float(values[-1])) / high
-    grid = (slice(0.05 * start, 2 * start, 0.01 * start),)
-    sigma = float(np.ravel(brute(misfit, grid))[0])
+    grid = np.arange(0.05 * start, 2 * start, 0.01 * start)
+    best = min(grid.tolist(), key=lambda sigma: misfit((sigma,)))
+    sigma = float(fmin(misfit, best, disp=False)[0])
     upper = (sigma * high) ** 2
     width = math.sqrt(upper ** (2 / 3) / (math.sqrt(ratio) * M ** (2 / 3)))
     return Bulk(upper / scale, int(np.count_nonzero(values > upper + width)))
@@ -232,8 +234,12 @@ def density_fit_bulk(spectrum: Spectrum) -> Bulk:
 def _kernel_density(values: Vector, width: float = 0.1) -> tuple[Vector, Vector]:
     """Return points and a linear-kernel density there, where it exceeds 0.01."""
     x = np.linspace(0, float(values[-1]) + 0.5, 1000)
-    weights = np.maximum(0, 1 - np.abs(x[:, None] - values) / width)
-    density = weights.sum(axis=1) / (values.size * width)
+    # Σ max(0, 1 - |x - v|/width), in sums of values to the left and to the right of each point
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    left, here, right = (np.searchsorted(values, x + shift) for shift in (-width, 0.0, width))
+    distances = (here - left) * x - (sums[here] - sums[left])
+    distances += (sums[right] - sums[here]) - (right - here) * x
+    density = (right - left - distances / width) / (values.size * width)
     dense = density > 0.01
     return x[dense], density[dense]
 

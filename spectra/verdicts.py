@@ -88,6 +88,8 @@ def find(
         Finding.SHORT_TAIL: values.get("n_tail", math.nan) < SHORT_TAIL,
         Finding.POOR_FIT: values.get("ks", math.nan) > POOR_FIT,
         Finding.RANK_COLLAPSE: values.get("rank_loss", math.nan) >= COLLAPSED * n_eigenvalues,
+        Finding.LOW_PRECISION: spectrum.solver == "gram_float32"
+        and bool(spectrum.eigenvalues[0] <= spectrum.error),
         Finding.RANDOM_LIKE: rmt.is_random_like(spectrum),
     }
     return tuple(finding for finding, met in checks.items() if met)

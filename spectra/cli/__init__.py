@@ -125,6 +125,14 @@ def output(command: Command) -> Command:
             help="auto, cpu, cuda or cuda:1.",
         ),
         click.option(
+            "--precision",
+            type=click.Choice(["double", "fast", "svd"]),
+            default="double",
+            show_default=True,
+            help="fast: float32, alpha to about 1e-3; svd: no Gram matrices, for the smallest"
+            " eigenvalues, several times slower.",
+        ),
+        click.option(
             "--seed", type=int, default=0, show_default=True, help="Seed of the bootstrap."
         ),
         click.option(

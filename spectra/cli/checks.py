@@ -42,9 +42,7 @@ def _solver_is_right() -> bool:
     weights = np.random.default_rng(20260101).standard_normal((300, 200))
     matrix = Matrix("w", "w", "linear", weights.shape, "float64", weights.nbytes, 300, 200)
     device = engine.resolve_device("auto")
-    (_, found), *_ = engine.decompose(
-        engine.plan([matrix]), lambda _: weights[np.newaxis], device=device
-    )
+    found = engine.solve(matrix, weights[np.newaxis], device=device)
     expected = np.linalg.svd(weights, compute_uv=False)[::-1] ** 2
     return isinstance(found, Spectrum) and np.allclose(found.eigenvalues, expected, rtol=1e-10)
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import spectra
 from spectra.analysis import Inventory
-from spectra.engine import operations
+from spectra.engine import operations, seconds, working_bytes
 from spectra.errors import CheckpointError, SelectionError
 from spectra.records import LayerReport, ModelReport, Skipped, SourceInfo
 
@@ -45,7 +45,9 @@ def layer_row(layer: LayerReport) -> Row:
         "n_matrices": layer.n_matrices,
         "n_eigenvalues": layer.n_eigenvalues,
         "estimator": layer.estimator,
+        "solver": layer.solver,
         "residual": layer.residual,
+        "eigenvalue_error": layer.eigenvalue_error,
         **layer.metrics,
     }
     return {key: _plain(value) for key, value in row.items()}
@@ -76,6 +78,8 @@ def to_json(report: ModelReport) -> str:
 
 def inventory_json(stock: Inventory) -> str:
     """Return what ``describe`` found as JSON."""
+    plan = stock.plan()
+    routes = {position: job.route for job in plan.jobs for position in job.positions}
     layers = [
         {
             "name": m.name,
@@ -88,8 +92,11 @@ def inventory_json(stock: Inventory) -> str:
             "n_matrices": m.n_matrices,
             "n_eigenvalues": m.n_matrices * m.M,
             "operations": operations(m),
+            "route": routes[position],
+            "seconds": seconds(m),
+            "working_bytes": working_bytes(m),
         }
-        for m in stock.matrices
+        for position, m in enumerate(stock.matrices)
     ]
     content = {
         "schema_version": SCHEMA_VERSION,
@@ -98,7 +105,8 @@ def inventory_json(stock: Inventory) -> str:
         "layers": layers,
         "skipped": [_skipped(item) for item in stock.skipped],
         "operations": stock.operations,
-        "working_bytes": stock.working_bytes,
+        "seconds": plan.seconds,
+        "working_bytes": plan.nbytes,
     }
     return json.dumps(content, indent=2, allow_nan=False) + "\n"
 

@@ -41,6 +41,7 @@ CODES = {
     Finding.NOT_POWER_LAW: ("no-pl", "a power law is ruled out, p below 0.1"),
     Finding.POOR_FIT: ("fit", "KS above 0.1, hardly a power law"),
     Finding.SHORT_TAIL: ("tail", "fewer than 20 eigenvalues in it"),
+    Finding.LOW_PRECISION: ("f32", "the smallest eigenvalues are beyond float32, ranks too low"),
     Finding.SHORT_SPECTRUM: ("few", "fewer than 50 eigenvalues in all"),
 }
 MEANS = ("alpha", "alpha_hat", "log_norm", "log_spectral_norm", "stable_rank")
@@ -103,13 +104,27 @@ def show_inventory(stock: Inventory, console: Console, *, rows: int = MAX_ROWS) 
     if len(stock.matrices) > len(shown):
         more = len(stock.matrices) - len(shown)
         console.print(Text(f"  … {more} more layers; --rows 0 shows all", style="dim"))
+    plan = stock.plan()
     console.print(
         f"{len(stock.matrices)} layers to analyse, {stock.source.nbytes / 1e6:,.1f} MB of weights,"
-        f" {stock.operations / 1e9:,.3g} GFLOP,\nabout {stock.working_bytes / 1e6:,.1f} MB of memory"
-        " beyond the program itself",
+        f" {stock.operations / 1e9:,.3g} GFLOP,\nabout {duration(plan.seconds)} on"
+        f" {plan.machine.cores} cores and {plan.nbytes / 1e6:,.1f} MB of memory beyond the program",
         highlight=False,
     )
     console.print(Text(f"skipped: {_skipped_line(stock.skipped)}", style="dim"))
+
+
+def duration(seconds: float) -> str:
+    """Say a time in one unit.
+
+    Examples
+    --------
+    >>> duration(0.2), duration(90), duration(9000)
+    ('1 s', '90 s', '2.5 h')
+    """
+    if seconds < 100:
+        return f"{max(seconds, 1):.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 def shorten(name: str, width: int) -> str:

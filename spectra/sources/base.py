@@ -48,12 +48,18 @@ class Source(Protocol):
         """Return one tensor as a NumPy array of a floating type, in the machine's byte order."""
         ...
 
+    def read_rows(self, name: str, begin: int, end: int) -> Array:
+        """Return the half-open range of a tensor's first axis, reading no more where that can be."""
+        ...
+
 
 def decode(raw: bytes | Array, dtype: str, shape: tuple[int, ...]) -> Array:
     """Turn little-endian bytes into an array; bfloat16, unknown to NumPy, exactly into float32."""
     values = np.frombuffer(raw, dtype=FLOAT_TYPES[dtype]).reshape(shape)
     if dtype == "bfloat16":
-        return (values.astype(np.uint32) << 16).view(np.float32)
+        wide = values.astype(np.uint32)
+        wide <<= 16
+        return wide.view(np.float32)
     return values
 
 

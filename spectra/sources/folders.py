@@ -54,6 +54,10 @@ class ShardedSource:
         """Return one tensor from the shard that holds it."""
         return self._home[name].read(name)
 
+    def read_rows(self, name: str, begin: int, end: int) -> Array:
+        """Return some rows of one tensor from the shard that holds it."""
+        return self._home[name].read_rows(name, begin, end)
+
 
 def open_folder(folder: Path, open_file: Opener) -> Source:
     """Open the checkpoint a folder holds: safetensors before torch files, an index before its shards."""

@@ -33,9 +33,15 @@ class MemorySource:
 
     def read(self, name: str) -> Array:
         """Return one tensor as a NumPy array."""
-        value = self._values[name]
-        is_array = isinstance(value, np.ndarray)
-        return np.asarray(value) if is_array else torch_files.to_array(value)
+        return _as_array(self._values[name])
+
+    def read_rows(self, name: str, begin: int, end: int) -> Array:
+        """Return some rows of one tensor."""
+        return _as_array(self._values[name][begin:end])
+
+
+def _as_array(value: Any) -> Array:  # noqa: ANN401 - an array or a tensor
+    return np.asarray(value) if isinstance(value, np.ndarray) else torch_files.to_array(value)
 
 
 def open_mapping(values: Mapping[str, Any]) -> MemorySource:

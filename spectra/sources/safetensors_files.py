@@ -69,6 +69,17 @@ class SafetensorsFile:
         """Return one tensor; raises `CheckpointError` when the file has changed underneath."""
         tensor = self._by_name[name]
         offset, nbytes = self._spans[name]
+        return decode(self._bytes(name, offset, nbytes), tensor.dtype, tensor.shape)
+
+    def read_rows(self, name: str, begin: int, end: int) -> Array:
+        """Return some rows of one tensor, from their bytes alone."""
+        tensor = self._by_name[name]
+        offset, nbytes = self._spans[name]
+        row = nbytes // tensor.shape[0]
+        raw = self._bytes(name, offset + begin * row, (end - begin) * row)
+        return decode(raw, tensor.dtype, (end - begin, *tensor.shape[1:]))
+
+    def _bytes(self, name: str, offset: int, nbytes: int) -> Array:
         try:
             raw = np.fromfile(self._path, np.uint8, count=nbytes, offset=offset)
         except OSError as error:
@@ -80,7 +91,7 @@ class SafetensorsFile:
                 f"ends inside {name!r}: {raw.size} of {nbytes} bytes",
                 "was it replaced during the run?",
             )
-        return decode(raw, tensor.dtype, tensor.shape)
+        return raw
 
 
 def _read_header(path: Path) -> tuple[dict[str, Any], int]:

@@ -102,6 +102,11 @@ class TorchFile:
         tensor = self._tensors[name]
         return to_array(_materialise(self._path, tensor) if self._lazy else tensor)
 
+    def read_rows(self, name: str, begin: int, end: int) -> Array:
+        """Return some rows of one tensor, from the bytes they span where the file is read lazily."""
+        rows = self._tensors[name][begin:end]
+        return to_array(_materialise(self._path, rows) if self._lazy else rows)
+
 
 def describe(name: str, tensor: "torch.Tensor", file: str = "") -> Tensor:
     """Return the header entry of a tensor; ``storage`` is equal for tied tensors."""

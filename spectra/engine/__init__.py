@@ -1,0 +1,171 @@
+"""Decompositions: plan, read, solve on a device, yield spectra as they finish.
+
+The eigenvalues of WᵀW are those of the Gram matrix of W's short side, solved without vectors. See
+docs/decisions/0004-gram-in-float64.md and 0016-engine.md.
+"""
+
+import dataclasses
+import math
+import sys
+import threading
+from collections.abc import Iterator
+from typing import get_args
+
+import numpy as np
+
+from spectra.engine import cpu, pool
+from spectra.engine.machine import resolve_device, return_memory, this_machine
+from spectra.engine.planning import (
+    Job,
+    Machine,
+    Plan,
+    Precision,
+    make_plan,
+    operations,
+    seconds,
+    working_bytes,
+)
+from spectra.engine.weights import (
+    UNREADABLE,
+    Failure,
+    Read,
+    Stack,
+    Weights,
+    out_of_memory,
+)
+from spectra.records import Matrix, Spectrum, Status
+
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+
+__all__ = [
+    "PRECISIONS",
+    "Failure",
+    "Machine",
+    "Outcome",
+    "Plan",
+    "Precision",
+    "Read",
+    "Stack",
+    "decompose",
+    "make_plan",
+    "operations",
+    "resolve_device",
+    "seconds",
+    "solve",
+    "this_machine",
+    "working_bytes",
+]
+
+Outcome = Spectrum | Failure
+
+
+def decompose(
+    plan: Plan, read: Read, *, resolution: float = 0.0, stop: threading.Event | None = None
+) -> Iterator[tuple[int, Outcome]]:
+    """Run a plan, yielding each matrix's position with its spectrum as it finishes.
+
+    Parameters
+    ----------
+    plan : Plan
+    read : callable
+        Gives the stack (n_matrices, rows, columns) of a matrix; called from several threads.
+    resolution : float
+        Smallest σ/‖W‖_F that must be told from zero; where the Gram route cannot and there are
+        such, the matrix is solved again by SVD.
+    stop : threading.Event, optional
+        Once set, no matrix is begun; those being solved are finished and yielded.
+
+    Yields
+    ------
+    (int, Spectrum or Failure)
+        A matrix that fails takes no other with it.
+    """
+    return_memory()
+
+    def work(job: Job, loaded: list[Weights | Failure]) -> list[tuple[int, Outcome]]:
+        outcomes = _solve(job, loaded, plan, resolution)
+        return list(zip(job.positions, outcomes, strict=True))
+
+    for finished in pool.run(plan, read, work, stop or threading.Event()):
+        yield from finished  # type: ignore[misc]
+
+
+def solve(matrix: Matrix, stack: Stack, *, device: str = "cpu") -> Outcome:
+    """Decompose one matrix that is in memory, in this thread.
+
+    Examples
+    --------
+    >>> w = Matrix("w", "w", "linear", (2, 2), "float64", 32, 2, 2)
+    >>> solve(w, np.array([[[3.0, 0.0], [0.0, 2.0]]])).eigenvalues.tolist()
+    [4.0, 9.0]
+    """
+    plan = make_plan([matrix], machine=Machine(device, device_memory=2**62))
+    (job,) = plan.jobs
+    held = dataclasses.replace(job, streamed=False)
+    (outcome,) = _solve(held, [Weights(matrix, lambda *_: stack, stack)], plan, 0.0)
+    return outcome
+
+
+def _solve(
+    job: Job, loaded: list[Weights | Failure], plan: Plan, resolution: float
+) -> list[Outcome]:
+    """Solve a job's layers, in the order of its matrices."""
+    ready = [weights for weights in loaded if isinstance(weights, Weights)]
+    solved = iter(_attempt(job, ready, plan, resolution))
+    outcomes: list[Outcome] = []
+    for weights in loaded:
+        if isinstance(weights, Failure):
+            outcomes.append(weights)
+            continue
+        found = next(solved)
+        outcomes.append(
+            found
+            if isinstance(found, Failure)
+            else _spectrum(weights.matrix, found, plan.precision)
+        )
+    return outcomes
+
+
+def _attempt(
+    job: Job, layers: list[Weights], plan: Plan, resolution: float
+) -> list[cpu.Solved | Failure]:
+    """Solve layers together; what goes wrong with one of several takes no other with it."""
+    try:
+        if job.route == "torch":
+            from spectra.engine import cuda
+
+            return cuda.solve(layers, plan.machine.device, plan.precision, resolution)
+        two_stage = job.route == "two_stage"
+        return [cpu.solve(w, plan.precision, resolution, two_stage=two_stage) for w in layers]
+    except MemoryError:
+        failure = out_of_memory(job.nbytes, plan.machine.memory)
+    except UNREADABLE as error:  # of a streamed matrix
+        failure = Failure(Status.UNREADABLE, str(error))
+    if len(layers) == 1:
+        return [failure]
+    return [_attempt(job, [layer], plan, resolution)[0] for layer in layers]
+
+
+def _spectrum(matrix: Matrix, solved: cpu.Solved, precision: Precision) -> Spectrum | Failure:
+    """Pool the eigenvalues of a layer's slices and take the scaling back."""
+    residual = float(solved.residuals.max())
+    kind = "svd" if solved.solver == "svd" else precision
+    if not residual <= cpu.CERTIFICATE[kind]:
+        return Failure(Status.NOT_CONVERGED, f"Σλ and ‖W‖² differ by {residual:.1e}")
+    values = np.maximum(solved.values, 0.0)
+    squared_norm = float(solved.squared_norms.sum())
+    with np.errstate(over="ignore", under="ignore"):
+        eigenvalues = np.ldexp(np.sort(values, axis=None), 2 * solved.exponent)
+        unscaled = float(np.ldexp(squared_norm, 2 * solved.exponent))
+    if squared_norm and (not math.isfinite(unscaled) or eigenvalues[-1] < sys.float_info.min):
+        return Failure(Status.OUT_OF_RANGE, f"largest weight near 2^{solved.exponent}")
+    return Spectrum(
+        eigenvalues=eigenvalues,
+        N=matrix.N,
+        M=matrix.M,
+        n_matrices=matrix.n_matrices,
+        squared_norm=unscaled,
+        residual=residual,
+        solver=solved.solver if precision != "fast" or kind == "svd" else "gram_float32",
+        error=cpu.rounding(matrix.M, kind) * float(eigenvalues[-1]),
+    )
