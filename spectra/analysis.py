@@ -200,9 +200,11 @@ def analyze(
                 done += costs[position]
                 if progress:
                     progress(done, total, row.name)
+                if evidence and stop.is_set():
+                    break  # the spectra may all be there; what takes time is what follows
         except KeyboardInterrupt:
             stop.set()
-    interrupted = stop.is_set()
+    interrupted = stop.is_set() and len(finished) < len(stock.matrices)
 
     unreached = engine.Failure(Status.NOT_REACHED, STATUS_TEXT[Status.NOT_REACHED])
     rows = tuple(

@@ -279,9 +279,20 @@ def _run(source: str | Path, **options: Any) -> None:  # noqa: ANN401 - passed o
         report, interrupted = stop.report, True
     _deliver(report, rows=rows, quiet=quiet, words=words, **files)
     if interrupted:
+        _leave_at_once()
         sys.exit(EXIT_INTERRUPTED)
     if strict and report.summary["n_failed"]:
         sys.exit(EXIT_LAYERS)
+
+
+def _leave_at_once() -> None:
+    """End the process where solvers still run after a second Ctrl-C: an orderly exit would wait."""
+    from spectra import engine
+
+    if engine.is_solving():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(EXIT_INTERRUPTED)
 
 
 def _check_writable(file: str | Path | None) -> None:

@@ -25,6 +25,7 @@ from spectra.engine.planning import (
     seconds,
     working_bytes,
 )
+from spectra.engine.pool import is_solving
 from spectra.engine.weights import (
     UNREADABLE,
     Failure,
@@ -47,6 +48,7 @@ __all__ = [
     "Read",
     "Stack",
     "decompose",
+    "is_solving",
     "make_plan",
     "operations",
     "resolve_device",

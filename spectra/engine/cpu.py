@@ -2,8 +2,8 @@
 
 import math
 import threading
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
@@ -18,7 +18,7 @@ CERTIFICATE = {"double": 1e-9, "fast": 1e-4, "svd": 1e-9}
 SAFE = {"double": (1e-130, 1e130), "fast": (1e-14, 1e14)}
 """Sums of squares in here neither overflow nor lose digits, nor does LAPACK rescale the matrix."""
 
-REUSED = 2**20
+REUSED = 2**19
 _scratch = threading.local()
 
 
@@ -42,6 +42,18 @@ class Grams(NamedTuple):
     matrices: Stack
     squared_norms: Float64
     exponent: int
+
+
+class Formed(Protocol):
+    """Gram matrices wherever they are, with ‖W‖²_F by slice."""
+
+    @property
+    def squared_norms(self) -> Float64:
+        """Of the scaled weights."""
+        ...
+
+
+G = TypeVar("G", bound=Formed)
 
 
 def solve(
@@ -103,18 +115,27 @@ def rounding(M: int, precision: str) -> float:
 
 
 def gram(weights: Weights, precision: Precision) -> Grams | Failure:
-    """Form the Gram matrices in the precision asked for; scaled only if their numbers need it."""
-    grams = _summed(weights, precision, 0)
+    """Form the Gram matrices in the precision asked for."""
+    return well_scaled(weights, precision, lambda exponent: summed(weights, precision, exponent))
+
+
+def well_scaled(weights: Weights, precision: Precision, form: Callable[[int], G]) -> G | Failure:
+    """Form Gram matrices as the weights are; scaled by a power of two only if their numbers need it.
+
+    What is not finite shows in ‖W‖²_F, so that nothing is looked through twice without cause.
+    """
+    grams = form(0)
     low, high = SAFE[precision]
     if np.all((low < grams.squared_norms) & (grams.squared_norms < high)):
         return grams
     exponent = weights.exponent()
     if isinstance(exponent, Failure):
         return exponent
-    return _summed(weights, precision, exponent) if exponent else grams
+    return form(exponent) if exponent else grams
 
 
-def _summed(weights: Weights, precision: Precision, exponent: int) -> Grams:
+def summed(weights: Weights, precision: Precision, exponent: int) -> Grams:
+    """Sum the Gram matrices over the blocks of weights times 2^-exponent."""
     matrix = weights.matrix
     dtype = np.float32 if precision == "fast" else np.float64
     matrices = _zeros((matrix.n_matrices, matrix.M, matrix.M), dtype)

@@ -43,7 +43,10 @@ def solve(
     """
     if precision == "svd":
         return [cpu.singular(layer) for layer in layers]
-    prepared = [_gram_on(layer, device, precision) for layer in layers]
+    prepared = [
+        cpu.well_scaled(layer, precision, functools.partial(_form, layer, device, precision))
+        for layer in layers
+    ]
     stacks = [g for g in prepared if not isinstance(g, Failure)]
     found = iter(_solved(stacks, device))
     outcomes: list[cpu.Solved | Failure] = []
@@ -66,26 +69,16 @@ class _DeviceGrams:
         self.exponent = exponent
 
 
-def _gram_on(layer: Weights, device: str, precision: Precision) -> _DeviceGrams | Failure:
-    """Form the Gram matrices on the device; by blocks where a whole layer does not fit."""
-    exponent = layer.exponent()
-    if isinstance(exponent, Failure):
-        return exponent
-    low, high = cpu.SAFE[precision]
-    # A sum of squares of weights near 2^e is near 4^e, give or take their number.
-    if low * 1e10 < 4.0 ** max(min(exponent, 500), -500) < high / 1e10:
-        exponent = 0
-    grams = _with_memory(lambda: _summed(layer, device, precision, exponent, whole=True))
-    if grams is None:
-        grams = _with_memory(lambda: _summed(layer, device, precision, exponent, whole=False))
-    if grams is None:
-        host = cpu.gram(layer, precision)
-        if isinstance(host, Failure):
-            return host
-        upper = np.triu(host.matrices)
-        full = upper + np.triu(host.matrices, 1).transpose(0, 2, 1)
-        return _DeviceGrams(torch.from_numpy(full), host.squared_norms, host.exponent)
-    return grams
+def _form(layer: Weights, device: str, precision: Precision, exponent: int) -> _DeviceGrams:
+    """Form the Gram matrices on the device, by blocks if a whole layer does not fit, at last here."""
+    for whole in (True, False):
+        attempt = functools.partial(_summed, layer, device, precision, exponent, whole=whole)
+        grams = _with_memory(attempt)
+        if grams is not None:
+            return grams
+    host = cpu.summed(layer, precision, exponent)
+    full = np.triu(host.matrices) + np.triu(host.matrices, 1).transpose(0, 2, 1)
+    return _DeviceGrams(torch.from_numpy(full), host.squared_norms, exponent)
 
 
 def _summed(
@@ -110,7 +103,8 @@ def _summed(
 
 def _to_device(stack: Stack, device: str, exponent: int) -> torch.Tensor:
     """Move weights as stored, and only there to wider types: fewer bytes cross the bus."""
-    moved = torch.from_numpy(np.ascontiguousarray(stack)).to(device)
+    native = np.ascontiguousarray(stack, stack.dtype.newbyteorder("="))
+    moved = torch.from_numpy(native).to(device)
     if exponent:
         moved = torch.ldexp(moved.double(), torch.tensor(-exponent, device=device))
     return moved

@@ -12,7 +12,7 @@ from spectra.errors import DeviceError
 
 UNKNOWN = 2**62
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
-RETURNED_BYTES = 4 * 2**20
+RETURNED_BYTES = 6 * 2**20
 
 
 def this_machine(device: str = "cpu") -> Machine:

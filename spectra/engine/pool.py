@@ -8,6 +8,8 @@ from spectra.engine import lapack
 from spectra.engine.planning import Job, Plan, Stage
 from spectra.engine.weights import Failure, Read, Weights, load, out_of_memory
 
+THREAD = "spectra-solver"
+
 Load = list[Weights | Failure]
 Work = Callable[[Job, Load], object]
 
@@ -42,8 +44,8 @@ def run(plan: Plan, read: Read, work: Work, stop: threading.Event) -> Iterator[o
     """Yield what `work` makes of each job of a plan, as it finishes.
 
     In every stage one thread more than may solve is at hand, so that one reads while others solve.
-    Threads are daemons: nothing that is still being solved keeps a process from ending. Once `stop`
-    is set no job is begun; what is being solved is finished and yielded.
+    Once `stop` is set no job is begun; what is being solved is finished and yielded. A program that
+    ends before that waits for it: LAPACK cannot be stopped, and torn down beneath it crashes.
 
     Raises
     ------
@@ -51,9 +53,7 @@ def run(plan: Plan, read: Read, work: Work, stop: threading.Event) -> Iterator[o
         What `work` raised; the jobs not begun are left.
     """
     results: queue.SimpleQueue[object] = queue.SimpleQueue()
-    threading.Thread(
-        target=_conduct, args=(plan, read, work, stop, results), daemon=True, name="spectra"
-    ).start()
+    _thread(_conduct, plan, read, work, stop, results).start()
     try:
         while not isinstance(result := results.get(), _End):
             yield result
@@ -62,6 +62,15 @@ def run(plan: Plan, read: Read, work: Work, stop: threading.Event) -> Iterator[o
         raise
     if result.error is not None:
         raise result.error
+
+
+def is_solving() -> bool:
+    """Tell whether threads of a run are still at work, as after a second Ctrl-C."""
+    return any(thread.name == THREAD for thread in threading.enumerate())
+
+
+def _thread(target: Callable[..., None], *args: object) -> threading.Thread:
+    return threading.Thread(target=target, args=args, name=THREAD, daemon=False)
 
 
 def _conduct(
@@ -123,7 +132,7 @@ def _run_stage(
                 gate.leave(job.nbytes)
 
     count = min(stage.solvers + 1, len(stage.jobs))
-    threads = [threading.Thread(target=worker, daemon=True) for _ in range(count)]
+    threads = [_thread(worker) for _ in range(count)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -9,11 +9,13 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import spectra
+from spectra.engine import Machine, cpu, planning
 from spectra.metrics import METRICS
 from spectra.setol import erg_cut
 from spectra.tails import fit_power_law
 from tests.reference import setol as exact
 from tests.reference import tails as plain
+from tests.reference.engine import solve
 
 SCALE_FREE = ("alpha", "ks", "n_tail", "n_erg", "erg_gap", "stable_rank", "entropy", "matrix_rank")
 
@@ -70,6 +72,32 @@ def test_transposing_permuting_and_rotating_change_nothing(seed, shape):
         assume(after.n_tail == before.n_tail)
         for name in SCALE_FREE:
             assert after[name] == pytest.approx(before[name], rel=1e-8), name
+
+
+machines = st.builds(
+    Machine,
+    device=st.sampled_from(["cpu", "cpu:0"]),  # the second is torch's own CPU, as a device
+    cores=st.integers(1, 5),
+    device_memory=st.sampled_from([10**5, 10**9]),
+)
+
+
+@settings(deadline=None, max_examples=40)
+@given(seeds, machines, machines, st.lists(sides, min_size=2, max_size=6), st.booleans())
+def test_spectra_depend_on_neither_threads_nor_device_nor_batches_nor_order(
+    seed, machine, other, shapes, two_stage
+):
+    arrays = {f"w{i}": heavy(seed + i, shape) for i, shape in enumerate(shapes)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(planning, "BATCHED_BELOW", 0 if two_stage else 192)
+        patch.setattr(planning, "CACHE_BYTES", 0 if two_stage else 2**25)
+        patch.setattr(planning, "STREAM_BYTES", 10**4 if two_stage else 2**23)
+        patch.setattr(cpu, "BATCHED_BELOW", 0 if two_stage else 192)
+        there = solve(dict(reversed(arrays.items())), machine=other)
+    here = solve(arrays, machine=machine)
+    for name, found in here.items():
+        difference = np.abs(found.eigenvalues - there[name].eigenvalues).max()
+        assert difference <= 2 * found.error  # each route keeps the bound that it states
 
 
 @settings(deadline=None, max_examples=60)
