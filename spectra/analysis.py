@@ -35,7 +35,7 @@ from spectra.records import (
     Value,
     Verdict,
 )
-from spectra.sources import Source, layouts, open_source
+from spectra.sources import Checkpoint, layouts, open_source
 
 REPLICATES = 20
 """Enough for a spread known to a sixth, which Student's t allows for; 200 make it steady."""
@@ -64,6 +64,11 @@ class Inventory:
     skipped: tuple[Skipped, ...]
 
     @property
+    def coverage(self) -> dict[str, int]:
+        """How many tensors of the source would be analysed, and how many skipped."""
+        return coverage_of(self.matrices, (), self.skipped)
+
+    @property
     def operations(self) -> float:
         """Predicted floating-point operations of all decompositions."""
         return sum(engine.operations(matrix) for matrix in self.matrices)
@@ -80,20 +85,24 @@ def describe(
     convention: str = "htsr",
     layers: str | Sequence[str] = (),
     exclude: str | Sequence[str] = (),
+    conv: conventions.Conv = "slices",
+    base: Any = None,  # noqa: ANN401
+    allow_partial: bool = False,
 ) -> Inventory:
     """Say what an analysis would take and what it would skip, from headers alone.
 
     Parameters
     ----------
-    source, convention, layers, exclude
+    source, convention, layers, exclude, conv, base, allow_partial
         As for `analyze`.
 
     Returns
     -------
     Inventory
     """
-    rules = conventions.named(convention)
-    return _take_stock(open_source(source), rules, _as_tuple(layers), _as_tuple(exclude))
+    rules = conventions.named(convention, conv=conv)
+    opened = open_source(source, base=base, allow_partial=allow_partial)
+    return _take_stock(opened, rules, _as_tuple(layers), _as_tuple(exclude))
 
 
 def analyze(
@@ -103,6 +112,9 @@ def analyze(
     estimator: str = "csn",
     layers: str | Sequence[str] = (),
     exclude: str | Sequence[str] = (),
+    conv: conventions.Conv = "slices",
+    base: Any = None,  # noqa: ANN401
+    allow_partial: bool = False,
     device: str = "auto",
     precision: engine.Precision = "double",
     seed: int = 0,
@@ -123,6 +135,13 @@ def analyze(
         How alpha is estimated; see ``spectra.tails``.
     layers, exclude : str or sequence of str
         Glob patterns on names, with or without ``.weight``: only these, or all but these.
+    conv : str, default: "slices"
+        Convolution kernels as one matrix a position, pooled (``slices``), or as one matrix of
+        outputs by inputs times positions (``flatten``). Their alphas are not comparable.
+    base : path, torch.nn.Module or Mapping, optional
+        The model a LoRA adapter belongs to: the merged matrices are analysed instead of the deltas.
+    allow_partial : bool, default: False
+        Take a folder from which shards are missing; the report is marked incomplete.
     device : str, default: "auto"
         ``auto``, ``cpu``, ``cuda`` or ``cuda:i``.
     precision : str, default: "double"
@@ -162,7 +181,7 @@ def analyze(
     ('ok', 200, 100)
     """
     started = time.perf_counter()
-    rules = conventions.named(convention)
+    rules = conventions.named(convention, conv=conv)
     metrics = METRICS if metrics is None else metrics
     layers, exclude = _as_tuple(layers), _as_tuple(exclude)
     if estimator not in tails.ESTIMATORS:
@@ -170,13 +189,11 @@ def analyze(
     if precision not in engine.PRECISIONS:
         raise unknown_name(precision, "precision", engine.PRECISIONS)
     device = engine.resolve_device(device)
-    opened = open_source(source)
+    opened = open_source(source, base=base, allow_partial=allow_partial)
     stock = _take_stock(opened, rules, layers, exclude)
 
     def read(matrix: Matrix, rows: tuple[int, int] | None = None) -> engine.Stack:
-        if rows is not None:
-            return opened.read_rows(matrix.tensor, *rows)[np.newaxis]
-        return layouts.stack(matrix, opened.read(matrix.tensor))
+        return layouts.read(matrix, opened, rows)
 
     def row_of(matrix: Matrix, outcome: engine.Outcome) -> LayerReport:
         # Seeded by the layer's own name: neither order nor batching nor the choice of layers matter.
@@ -217,12 +234,14 @@ def analyze(
             "estimator": estimator,
             "layers": layers,
             "exclude": exclude,
+            "conv": conv,
             "precision": precision,
             "seed": seed,
             "replicates": replicates,
             "evidence": evidence,
         },
         summary=summarise(rows, stock.skipped, metrics),
+        coverage=coverage_of(stock.matrices, rows, stock.skipped),
         layers=rows,
         skipped=stock.skipped,
         run={
@@ -232,7 +251,7 @@ def analyze(
             "numpy": np.__version__,
             "python": platform.python_version(),
         },
-        complete=not interrupted,
+        complete=not interrupted and not stock.source.partial,
     )
     if interrupted:
         raise AnalysisInterrupted(report)
@@ -314,6 +333,9 @@ def layer_report(
         reason=reason,
         warnings=warnings,
         aliases=matrix.aliases,
+        tensor=matrix.tensor,
+        layout=matrix.layout,
+        dequantised_from=matrix.dequantised_from,
         N=matrix.N,
         M=matrix.M,
         aspect_ratio=matrix.N / matrix.M,
@@ -395,10 +417,30 @@ def summarise(
     return counts | means
 
 
+def coverage_of(
+    matrices: Sequence[Matrix], rows: Sequence[LayerReport], skipped: Sequence[Skipped]
+) -> dict[str, int]:
+    """Count the tensors of a source: those analysed, those none of whose matrices could be, the rest.
+
+    Parameters
+    ----------
+    matrices : sequence of Matrix
+        Those taken.
+    rows : sequence of LayerReport
+        What became of them; before an analysis all count as analysed.
+    skipped : sequence of Skipped
+    """
+    taken = {matrix.tensor for matrix in matrices}
+    good = {row.tensor for row in rows if row.status is Status.OK} if rows else taken
+    left = sum(item.count for item in skipped)
+    counts = {"analysed": len(good), "failed": len(taken - good), "skipped": left}
+    return {"tensors": sum(counts.values()), **counts}
+
+
 def _take_stock(
-    source: Source, rules: Convention, layers: Sequence[str], exclude: Sequence[str]
+    source: Checkpoint, rules: Convention, layers: Sequence[str], exclude: Sequence[str]
 ) -> Inventory:
-    matrices, skipped = layouts.matrices_of(source.tensors, rules)
+    matrices, skipped = layouts.matrices_of(source.tensors, rules, config=source.config)
     for pattern in (*layers, *exclude):
         if not any(_matches(matrix, [pattern]) for matrix in matrices):
             raise SelectionError(
@@ -407,20 +449,32 @@ def _take_stock(
                 f"matches none of the {len(matrices)} layers",
                 f"names look like {', '.join(matrix.name for matrix in matrices[:2])}",
             )
-    chosen, left_out = [], []
+    chosen = [
+        matrix
+        for matrix in matrices
+        if (not layers or _matches(matrix, layers)) and not _matches(matrix, exclude)
+    ]
+    names = {matrix.name for matrix in chosen}
+    counted = {matrix.tensor for matrix in chosen}
+    left_out = []
     for matrix in matrices:
-        wanted = (not layers or _matches(matrix, layers)) and not _matches(matrix, exclude)
-        if wanted:
-            chosen.append(matrix)
-        else:
-            left_out.append(Skipped(matrix.name, matrix.shape, NOT_SELECTED))
+        if matrix.name not in names:
+            # of a tensor in parts, the first part left out stands for it, unless others are taken
+            count = 0 if matrix.tensor in counted else 1
+            left_out.append(Skipped(matrix.name, matrix.shape, NOT_SELECTED, count))
+            counted.add(matrix.tensor)
     return Inventory(source.info, tuple(chosen), (*skipped, *left_out, *source.ignored))
 
 
 def _matches(matrix: Matrix, patterns: Sequence[str]) -> bool:
     names = (matrix.name, *matrix.aliases)
-    forms = (*names, *(name.removesuffix(".weight") for name in names))
-    return any(fnmatch.fnmatchcase(form, pattern) for form in forms for pattern in patterns)
+    wholes = [layouts.whole_name(name) for name in names]  # 'c_attn' means its q, k and v
+    forms = (*names, *wholes, *(whole.removesuffix(".weight") for whole in wholes))
+    return any(
+        form == pattern or fnmatch.fnmatchcase(form, pattern)  # names may hold brackets
+        for form in forms
+        for pattern in patterns
+    )
 
 
 def _as_tuple(patterns: str | Sequence[str]) -> tuple[str, ...]:

@@ -8,11 +8,14 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Literal, get_args
 
 import numpy as np
 
 from spectra.errors import unknown_name
 from spectra.records import Kind, Spectrum
+
+Conv = Literal["slices", "flatten"]
 
 # Rounding the entries of W to float32 moves no singular value by more than half of this times ‖W‖_F
 # (Weyl's inequality, with |δw| <= eps/2 |w|); see docs/decisions/0003-zero-eigenvalues.md.
@@ -41,6 +44,9 @@ class Convention:
     peer_layouts : bool
         Take exactly the tensors WeightWatcher takes from a state dict: names in ``.weight``, two or
         four dimensions, its limits of size, groups of convolutions not told apart.
+    conv : str
+        ``slices``: a kernel is as many matrices as it has positions, and their eigenvalues are
+        pooled; ``flatten``: it is one matrix, outputs by inputs times positions.
     """
 
     name: str
@@ -51,6 +57,7 @@ class Convention:
     small_sample_below: int
     average_all: bool
     peer_layouts: bool
+    conv: Conv = "slices"
 
     @property
     def rank_tolerance(self) -> float:
@@ -83,8 +90,8 @@ CONVENTIONS: Mapping[str, Convention] = MappingProxyType(
 )
 
 
-def named(name: str) -> Convention:
-    """Return the convention called `name`.
+def named(name: str, *, conv: Conv = "slices") -> Convention:
+    """Return the convention called `name`, with kernels cut as `conv` says.
 
     Raises
     ------
@@ -96,10 +103,14 @@ def named(name: str) -> Convention:
     >>> named("htsr").min_tail
     10
     """
-    try:
-        return CONVENTIONS[name]
-    except KeyError:
-        raise unknown_name(name, "convention", tuple(CONVENTIONS)) from None
+    if name not in CONVENTIONS:
+        raise unknown_name(name, "convention", tuple(CONVENTIONS))
+    if conv not in get_args(Conv):
+        raise unknown_name(conv, "way to cut convolutions", get_args(Conv))
+    convention = CONVENTIONS[name]
+    if conv == "slices":
+        return convention
+    return dataclasses.replace(convention, conv=conv, conv_scale=1.0)  # the scale is the slices'
 
 
 def apply(spectrum: Spectrum, kind: Kind, convention: Convention) -> Spectrum:

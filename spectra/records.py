@@ -114,6 +114,8 @@ class Tensor:
     ``storage`` is equal for two tensors exactly when they are the same numbers in the same place
     (tied weights); ``None`` where the format cannot say. ``owner`` is the class of the module that
     holds it, which says of what ``kind`` it is and of how many ``groups``; None for files.
+    ``dequantised_from`` names the codes that its numbers are computed from; ``dtype`` is then that
+    of the result.
     """
 
     name: str
@@ -124,6 +126,23 @@ class Tensor:
     owner: str | None = None
     kind: Kind | None = None
     groups: int = 1
+    dequantised_from: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One of several matrices in a stored tensor: what of it, and how it is called.
+
+    Along `axis` of the matrix, the entries whose position modulo `period` lies in [`begin`, `begin` +
+    `length`); all of them if `length` is 0. ``expert`` is the index on the axis before the matrix.
+    """
+
+    label: str
+    axis: int = 0
+    period: int = 0
+    begin: int = 0
+    length: int = 0
+    expert: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +150,9 @@ class Matrix:
     """The matrices of one layer: ``n_matrices`` slices of equal shape, analysed as one spectrum.
 
     ``N`` >= ``M`` are the sides of one slice, ``shape`` and ``dtype`` those of the stored tensor.
-    ``aliases`` are further names under which the checkpoint ties the same numbers.
+    ``aliases`` are further names under which the checkpoint ties the same numbers. ``part`` says what
+    of the tensor this is, if not all, and ``layout`` the rule in words. ``first_row`` is where the
+    rows of the tensor begin that are the N rows of this matrix; None if it is not made of such.
     """
 
     name: str
@@ -145,15 +166,20 @@ class Matrix:
     n_matrices: int = 1
     groups: int = 1
     aliases: tuple[str, ...] = ()
+    part: Part | None = None
+    layout: str = ""
+    first_row: int | None = None
+    dequantised_from: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """Something seen in the checkpoint that is not analysed, and why."""
+    """Something seen in the checkpoint that is not analysed, and why; `count` tensors in one line."""
 
     name: str
     shape: tuple[int, ...]
     reason: str
+    count: int = 1
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -235,6 +261,9 @@ class LayerReport:
     reason: str
     warnings: tuple[Finding, ...]
     aliases: tuple[str, ...]
+    tensor: str
+    layout: str
+    dequantised_from: str
     N: int
     M: int
     aspect_ratio: float
@@ -276,22 +305,28 @@ class LayerReport:
 
 @dataclass(frozen=True, slots=True)
 class SourceInfo:
-    """Where the weights came from and what was seen there."""
+    """Where the weights came from and what was seen there; `partial` if files of it are missing."""
 
     address: str
     format: str
     n_tensors: int
     nbytes: int
     notes: tuple[str, ...] = ()
+    partial: bool = False
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class ModelReport:
-    """The result of ``analyze``: layers in checkpoint order, what was skipped, and their summary."""
+    """The result of ``analyze``: layers in checkpoint order, what was skipped, and their summary.
+
+    ``coverage`` counts the tensors of the source: each is analysed, failed or skipped. ``complete``
+    is False after an interruption, or if files of the checkpoint were missing.
+    """
 
     source: SourceInfo
     options: Mapping[str, object]
     summary: Mapping[str, Value]
+    coverage: Mapping[str, int]
     layers: tuple[LayerReport, ...]
     skipped: tuple[Skipped, ...]
     run: Mapping[str, object]

@@ -93,6 +93,23 @@ def selection(command: Command) -> Command:
             "--exclude", metavar="GLOB", multiple=True, help="All but these; may be repeated."
         ),
         click.option(
+            "--conv",
+            type=click.Choice(["slices", "flatten"]),
+            default="slices",
+            show_default=True,
+            help="Convolution kernels: one matrix a position, pooled, or one matrix in all.",
+        ),
+        click.option(
+            "--base",
+            metavar="SOURCE",
+            help="The model a LoRA adapter belongs to: analyze the merged matrices.",
+        ),
+        click.option(
+            "--allow-partial",
+            is_flag=True,
+            help="Take a folder from which shards are missing, and mark the report.",
+        ),
+        click.option(
             "--rows",
             metavar="N",
             type=click.IntRange(min=0),
@@ -221,9 +238,7 @@ def describe(
     source: str,
     json_file: str | None,
     rows: int,
-    convention: str,
-    layers: Sequence[str],
-    exclude: Sequence[str],
+    **options: Any,  # noqa: ANN401 - passed on
 ) -> None:
     """List what an analysis of SOURCE would take and skip, and its cost, without running it.
 
@@ -234,7 +249,7 @@ def describe(
     from spectra import analysis
     from spectra.reports import inventory_json, terminal
 
-    stock = analysis.describe(source, convention=convention, layers=layers, exclude=exclude)
+    stock = analysis.describe(source, **options)
     if json_file:
         _write(json_file, inventory_json(stock))
     if json_file != "-":

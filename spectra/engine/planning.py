@@ -125,7 +125,7 @@ def block_rows(M: int) -> int:
 
 def can_stream(matrix: Matrix) -> bool:
     """Tell whether the rows of a matrix, as it is stored, add up to its Gram matrix."""
-    return matrix.n_matrices == 1 and matrix.shape[0] == matrix.N
+    return matrix.n_matrices == 1 and matrix.first_row is not None
 
 
 def working_bytes(

@@ -65,6 +65,9 @@ def show_report(report: ModelReport, console: Console, *, rows: int = MAX_ROWS) 
         text = f"  … {len(reached) - len(shown)} more layers; --rows 0 shows all"
         console.print(Text(text, style="dim"))
     console.print(_legend(shown))
+    quantised = [layer for layer in report.layers if layer.dequantised_from]
+    for line in _how_read(quantised):
+        console.print(Text(f"  {line}", style="dim"))
     console.print(_verdict(report))
 
 
@@ -111,7 +114,22 @@ def show_inventory(stock: Inventory, console: Console, *, rows: int = MAX_ROWS) 
         f" {plan.machine.cores} cores and {plan.nbytes / 1e6:,.1f} MB of memory beyond the program",
         highlight=False,
     )
+    for line in _how_read(stock.matrices):
+        console.print(Text(line, style="dim"))
     console.print(Text(f"skipped: {_skipped_line(stock.skipped)}", style="dim"))
+
+
+def _how_read(layers: Sequence[Matrix | LayerReport]) -> list[str]:
+    """Say how layers were cut out of tensors and what they were dequantised from, with counts."""
+    lines = []
+    for label, words in (
+        ("cut", [layer.layout for layer in layers]),
+        ("dequantised from", [layer.dequantised_from for layer in layers]),
+    ):
+        counts = Counter(word for word in words if word).most_common()
+        if counts:
+            lines.append(f"{label}: {'; '.join(f'{n} {printable(word)}' for word, n in counts)}")
+    return lines
 
 
 def duration(seconds: float) -> str:
@@ -137,7 +155,8 @@ def shorten(name: str, width: int) -> str:
     >>> shorten("encoder.layer.11.attention.self.query.weight", 22)
     'e.l.11.a.self.query'
     """
-    parts = printable(name).removesuffix(".weight").split(".")
+    whole, bracket, part = printable(name).partition("[")
+    parts = f"{whole.removesuffix('.weight')}{bracket}{part}".split(".")
     for i, part in enumerate(parts[:-1]):
         if len(".".join(parts)) <= width:
             break
@@ -161,12 +180,13 @@ def _table(*columns: str) -> Table:
 
 def _heading(report: ModelReport) -> Text:
     source, options = report.source, report.options
+    interrupted = not report.complete and not source.partial
     return Text(
         f"{printable(source.address)} · {source.format}\n", style="bold", no_wrap=False
     ).append(
         f"convention {options['convention']} · estimator {options['estimator']}"
         + "".join(f" · {note}" for note in source.notes)
-        + ("" if report.complete else " · INTERRUPTED, incomplete"),
+        + (" · INTERRUPTED, incomplete" if interrupted else ""),
         style="not bold dim" if report.complete else "bold red",
     )
 
@@ -274,7 +294,9 @@ def _verdict(report: ModelReport) -> RenderableType:
         without = ", ".join(f"{count} {STATUS_TEXT[status]}" for status, count in counts.items())
         _add(grid, "no alpha", f"{summary['n_failed']} of {summary['n_layers']}: {without}")
     _add(grid, "skipped", _skipped_line(report.skipped))
-    if not report.complete:
+    if report.source.partial:
+        _add(grid, "partial", "files of the checkpoint are missing", style="bold red")
+    elif not report.complete:
         _add(grid, "interrupted", "what was not reached has no numbers", style="bold red")
     return grid
 
@@ -308,7 +330,10 @@ def _skipped_line(skipped: Sequence[Skipped]) -> str:
     """Count the skipped tensors by reason, most frequent first."""
     if not skipped:
         return "nothing"
-    reasons = Counter(item.reason for item in skipped).most_common()
+    counts: Counter[str] = Counter()
+    for item in skipped:
+        counts[item.reason] += max(item.count, 1)
+    reasons = counts.most_common()
     listed = "; ".join(f"{count} {reason}" for reason, count in reasons[:4])
     rest = sum(count for _, count in reasons[4:])
     return printable(listed) + (f"; {rest} for other reasons" if rest else "")

@@ -6,14 +6,20 @@
 import difflib
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from spectra.errors import CheckpointError, WeightError
-from spectra.sources import folders, memory
-from spectra.sources.base import Source
+from spectra.records import Skipped, SourceInfo, Tensor
+from spectra.sources import derived, folders, memory
+from spectra.sources.base import Array, Source
 
-__all__ = ["Source", "open_source"]
+__all__ = ["Checkpoint", "Source", "open_source"]
+
+CONFIG = "config.json"
+ADAPTER_CONFIG = "adapter_config.json"
+MAX_CONFIG = 16 * 2**20
 
 LFS_POINTER = b"version https://git-lfs"
 ZIP = b"PK\x03\x04"
@@ -26,17 +32,57 @@ FOREIGN = {
 FOREIGN_ENDINGS = {".onnx": "an ONNX model", ".keras": "a Keras model", ".npz": "NumPy arrays"}
 
 
-def open_source(where: Any) -> Source:  # noqa: ANN401 - the one door for everything users have
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A source as a model computes with it, and the configuration that lay beside it."""
+
+    source: Source
+    config: Mapping[str, Any]
+
+    @property
+    def info(self) -> SourceInfo:
+        """What the source is and how much it holds."""
+        return self.source.info
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Every tensor: dequantised, folded and with adapters applied."""
+        return self.source.tensors
+
+    @property
+    def ignored(self) -> tuple[Skipped, ...]:
+        """What is beside the weights, and what they were computed from."""
+        return self.source.ignored
+
+    def read(self, name: str) -> Array:
+        """Return one tensor."""
+        return self.source.read(name)
+
+    def read_rows(self, name: str, begin: int, end: int) -> Array:
+        """Return some rows of one tensor."""
+        return self.source.read_rows(name, begin, end)
+
+
+def open_source(
+    where: Any,  # noqa: ANN401 - the one door for everything users have
+    *,
+    base: Any = None,  # noqa: ANN401
+    allow_partial: bool = False,
+) -> Checkpoint:
     """Open weights by headers alone.
 
     Parameters
     ----------
     where : path, Mapping or torch.nn.Module
         A checkpoint file or folder, a state dict, a dict of arrays, or a live module.
+    base : path, Mapping or torch.nn.Module, optional
+        The model that a LoRA adapter belongs to: the merged matrices are then given, not the deltas.
+    allow_partial : bool, default: False
+        Take a folder from which shards are missing, and mark it.
 
     Returns
     -------
-    Source
+    Checkpoint
         Lists its tensors; ``read(name)`` gives one of them.
 
     Raises
@@ -46,26 +92,77 @@ def open_source(where: Any) -> Source:  # noqa: ANN401 - the one door for everyt
     WeightError
         If an object in memory holds no weights.
     """
+    if isinstance(where, Checkpoint):
+        return where
+    config: Mapping[str, Any] = {}
+    adapter: Mapping[str, Any] | None = None
+    if isinstance(where, str | Path):
+        source = _open_address(where, allow_partial=allow_partial)
+        home = Path(source.info.address)
+        folder = home if home.is_dir() else home.parent
+        config, adapter = read_config(folder / CONFIG), _adapter_config(folder)
+    elif isinstance(where, Mapping):
+        source = memory.open_mapping(where)
+    elif memory.is_module(where):
+        source, config = memory.open_module(where), memory.config_of(where)
+    else:
+        raise WeightError(
+            "E_TYPE",
+            "source",
+            f"expected a path, a module or a dict of arrays, got {type(where).__name__}",
+        )
+    source = derived.fold_parametrisations(source)
+    if adapter is not None:
+        source = derived.lora_deltas(
+            source, adapter, None if base is None else open_source(base).source
+        )
+    elif base is not None:
+        raise CheckpointError(
+            "E_LORA", source.info.address, "is no LoRA adapter", "leave --base out"
+        )
+    return Checkpoint(source, config)
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Return a configuration, empty if there is none or it is no JSON object of a sensible size."""
+    try:
+        if not path.is_file() or path.stat().st_size > MAX_CONFIG:
+            return {}
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    if not isinstance(found, dict):
+        return {}
+    text = found.get("text_config")  # of models that see as well as read
+    return {**text, **found} if isinstance(text, dict) else found
+
+
+def _adapter_config(folder: Path) -> dict[str, Any] | None:
+    path = folder / ADAPTER_CONFIG
+    if not path.is_file():
+        return None
+    found = read_config(path)
+    if str(found.get("peft_type", "LORA")).upper() != "LORA":
+        reason = f"is a {found['peft_type']} adapter, of which only LoRA is read"
+        raise CheckpointError(
+            "E_FORMAT", str(folder), reason, "merge it into its base and save that"
+        )
+    return found
+
+
+def _open_address(where: str | Path, *, allow_partial: bool) -> Source:
     if isinstance(where, str) and (not where or "://" in where):
         reason = "is a URL, which is not read yet" if where else "names no file"
         raise CheckpointError("E_FORMAT", where or "''", reason, "give a file or folder")
-    if isinstance(where, str | Path):
-        return _open_path(Path(where))
-    if isinstance(where, Mapping):
-        return memory.open_mapping(where)
-    if memory.is_module(where):
-        return memory.open_module(where)
-    raise WeightError(
-        "E_TYPE",
-        "source",
-        f"expected a path, a module or a dict of arrays, got {type(where).__name__}",
-    )
+    return _open_path(Path(where), allow_partial=allow_partial)
 
 
-def _open_path(path: Path) -> Source:
+def _open_path(path: Path, *, allow_partial: bool = False) -> Source:
     try:
         if path.is_dir():
-            return folders.open_folder(path, _open_file)
+            return folders.open_folder(path, _open_file, allow_partial=allow_partial)
+        if path.name.endswith(folders.INDEX_ENDING) and path.is_file():
+            return folders.open_index(path, _open_file, allow_partial=allow_partial)
         return _open_file(path)
     except OSError as error:
         reason = error.strerror or str(error)
@@ -81,8 +178,6 @@ def _open_file(path: Path) -> Source:
         raise CheckpointError(
             "E_NOT_A_FILE", str(path), "is neither a file nor a folder", "give a checkpoint"
         )
-    if path.name.endswith(folders.INDEX_ENDING):
-        return folders.open_index(path, _open_file)
     with path.open("rb") as file:
         head = file.read(64)
     if not head:

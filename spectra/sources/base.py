@@ -1,5 +1,6 @@
 """What every source of weights offers, and the small helpers they share."""
 
+import importlib
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -14,9 +15,25 @@ from spectra.records import Kind, Skipped, SourceInfo, Tensor
 
 Array = npt.NDArray[Any]
 
-# Types the library turns into float64 without loss, by the names torch gives them.
+# Types whose numbers are the model's own, by the names torch gives them.
 FLOAT_TYPES: Mapping[str, npt.DTypeLike] = MappingProxyType(
     {"float64": "<f8", "float32": "<f4", "float16": "<f2", "bfloat16": "<u2"}
+)
+# Codes and indices: read as they are, for whoever knows what they stand for.
+CODE_TYPES: Mapping[str, npt.DTypeLike] = MappingProxyType(
+    {
+        "int64": "<i8",
+        "int32": "<i4",
+        "int16": "<i2",
+        "int8": "i1",
+        "uint64": "<u8",
+        "uint32": "<u4",
+        "uint16": "<u2",
+        "uint8": "u1",
+        "bool": "?",
+        "complex64": "<c8",
+        "complex128": "<c16",
+    }
 )
 
 
@@ -53,14 +70,33 @@ class Source(Protocol):
         ...
 
 
+def require(module: str, extra: str) -> Any:  # noqa: ANN401 - a module without types
+    """Import an optional package, or say how to install it."""
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        raise CheckpointError(
+            "E_MISSING_PACKAGE",
+            module,
+            "is needed to read this and is not installed",
+            f"install it: pip install 'spectra-diagnostics[{extra}]'",
+        ) from None
+
+
 def decode(raw: bytes | Array, dtype: str, shape: tuple[int, ...]) -> Array:
-    """Turn little-endian bytes into an array; bfloat16, unknown to NumPy, exactly into float32."""
-    values = np.frombuffer(raw, dtype=FLOAT_TYPES[dtype]).reshape(shape)
+    """Turn little-endian bytes into an array; bfloat16, unknown to NumPy, exactly into float32.
+
+    Of types that NumPy has no name for (float8, float4) the bytes themselves are given, the last
+    axis shorter where several numbers share a byte.
+    """
     if dtype == "bfloat16":
-        wide = values.astype(np.uint32)
+        wide = np.frombuffer(raw, "<u2").astype(np.uint32).reshape(shape)
         wide <<= 16
         return wide.view(np.float32)
-    return values
+    known = FLOAT_TYPES.get(dtype) or CODE_TYPES.get(dtype)
+    if known is not None:
+        return np.frombuffer(raw, known).reshape(shape)
+    return np.frombuffer(raw, np.uint8).reshape(*shape[:-1], -1)
 
 
 def natural_key(name: str) -> list[tuple[int, int, str]]:

@@ -23,7 +23,14 @@ Opener = Callable[[Path], Source]
 class ShardedSource:
     """Several files of one checkpoint as one source."""
 
-    def __init__(self, folder: Path, shards: Sequence[Source], notes: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        shards: Sequence[Source],
+        notes: tuple[str, ...],
+        *,
+        partial: bool = False,
+    ) -> None:
         self._home: dict[str, Source] = {}
         tensors = []
         for shard in shards:
@@ -42,7 +49,7 @@ class ShardedSource:
         self.tensors = tuple(sorted(tensors, key=lambda tensor: natural_key(tensor.name)))
         self.ignored: tuple[Skipped, ...] = tuple(s for shard in shards for s in shard.ignored)
         self.info = SourceInfo(
-            str(folder), f"{shards[0].info.format}, sharded", *totals(tensors), notes
+            str(folder), f"{shards[0].info.format}, sharded", *totals(tensors), notes, partial
         )
 
     def home(self, name: str) -> Path | None:
@@ -59,7 +66,7 @@ class ShardedSource:
         return self._home[name].read_rows(name, begin, end)
 
 
-def open_folder(folder: Path, open_file: Opener) -> Source:
+def open_folder(folder: Path, open_file: Opener, *, allow_partial: bool = False) -> Source:
     """Open the checkpoint a folder holds: safetensors before torch files, an index before its shards."""
     files = sorted(
         (p for p in folder.iterdir() if p.is_file() or p.is_symlink()),
@@ -69,10 +76,10 @@ def open_folder(folder: Path, open_file: Opener) -> Source:
         indexes = [p for p in files if p.name.endswith(tuple(e + INDEX_ENDING for e in endings))]
         if indexes:
             indexes.sort(key=lambda p: p.name not in USUAL_INDEXES)
-            return open_index(indexes[0], open_file)
+            return open_index(indexes[0], open_file, allow_partial=allow_partial)
         weights = [p for p in files if p.name.endswith(endings) and not NOT_WEIGHTS.match(p.name)]
         if weights:
-            return _open_loose(folder, weights, open_file)
+            return _open_loose(folder, weights, open_file, allow_partial=allow_partial)
     inside = [p.name for p in sorted(folder.iterdir()) if p.is_dir() and _holds_weights(p)]
     advice = (
         f"its sub-folders do: {', '.join(inside[:5])}"
@@ -89,7 +96,9 @@ def _holds_weights(folder: Path) -> bool:
         return False
 
 
-def _open_loose(folder: Path, weights: Sequence[Path], open_file: Opener) -> Source:
+def _open_loose(
+    folder: Path, weights: Sequence[Path], open_file: Opener, *, allow_partial: bool
+) -> Source:
     """Open weight files that no index describes: one file, or a complete set of shards."""
     # Some repositories ship the same model twice, as model*.safetensors and as consolidated*.
     preferred = [p for p in weights if not p.name.startswith("consolidated")] or weights
@@ -116,11 +125,11 @@ def _open_loose(folder: Path, weights: Sequence[Path], open_file: Opener) -> Sou
             f"holds {', '.join(sorted(names - set(expected)))}, more than its own count of shards",
             "give one file, or remove it",
         )
-    _require_all(folder, expected, [name for name in expected if name not in names])
-    return _open_shards(folder, expected, open_file, note="shards without an index")
+    note = "shards without an index"
+    return _open_shards(folder, expected, open_file, note=note, allow_partial=allow_partial)
 
 
-def open_index(index: Path, open_file: Opener) -> Source:
+def open_index(index: Path, open_file: Opener, *, allow_partial: bool = False) -> Source:
     """Open the shards an index names, all of them inside its folder and none missing."""
     if index.stat().st_size > MAX_INDEX:
         raise CheckpointError("E_INDEX", str(index), "is too large for an index", "check the file")
@@ -135,32 +144,33 @@ def open_index(index: Path, open_file: Opener) -> Source:
     ):
         raise _bad_index(index, "has a weight_map whose values are no weight files")
     names = sorted(set(weight_map.values()), key=natural_key)
-    source = _open_shards(index.parent, names, open_file, note=f"listed by {index.name}")
+    note = f"listed by {index.name}"
+    source = _open_shards(index.parent, names, open_file, note=note, allow_partial=allow_partial)
     absent = sorted(
         name for name, shard in weight_map.items() if source.home(name) != index.parent / shard
     )
-    if absent:
+    if absent and not source.info.partial:
         raise _bad_index(index, f"names {len(absent)} tensors its shards lack, first {absent[0]!r}")
     return source
 
 
 def _open_shards(
-    folder: Path, names: Sequence[str], open_file: Opener, *, note: str
+    folder: Path, names: Sequence[str], open_file: Opener, *, note: str, allow_partial: bool
 ) -> ShardedSource:
     paths = [contained(folder, name) for name in names]
-    _require_all(folder, names, [n for n, p in zip(names, paths, strict=True) if not p.is_file()])
-    notes = (f"{len(names)} shards, {note}",)
-    return ShardedSource(folder, [open_file(path) for path in paths], notes)
-
-
-def _require_all(folder: Path, names: Sequence[str], missing: Sequence[str]) -> None:
-    if missing:
+    missing = [name for name, path in zip(names, paths, strict=True) if not path.is_file()]
+    if missing and (not allow_partial or len(missing) == len(names)):
         raise CheckpointError(
             "E_MISSING_SHARD",
             str(folder),
             f"lacks {len(missing)} of {len(names)} shards: {', '.join(missing[:4])}",
-            "finish the download",
+            "finish the download, or analyze what is there with --allow-partial",
         )
+    notes = [f"{len(names)} shards, {note}"]
+    if missing:
+        notes.append(f"PARTIAL: {len(missing)} of {len(names)} shards are missing")
+    shards = [open_file(path) for path in paths if path.is_file()]
+    return ShardedSource(folder, shards, tuple(notes), partial=bool(missing))
 
 
 def contained(folder: Path, name: str) -> Path:

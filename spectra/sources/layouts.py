@@ -7,13 +7,15 @@ transposed convolutions need a rule of their own.
 import dataclasses
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from spectra.conventions import Convention
-from spectra.records import Kind, Matrix, Skipped, Tensor
-from spectra.sources.base import CONVOLUTIONS, FLOAT_TYPES, Array
+from spectra.records import Kind, Matrix, Part, Skipped, Tensor
+from spectra.sources import cuts
+from spectra.sources.base import CONVOLUTIONS, FLOAT_TYPES, Array, Source
 
 # Wrappers of trainers and compilers: never part of what a layer is called.
 WRAPPERS = re.compile(
@@ -31,7 +33,6 @@ OUTERMOST_HEAD = re.compile(
     r"^(fc|linear|dense|heads?|classifier|classification_head|output(_projection)?|out|score|logits"
     r"|decoder|predictions)$"
 )
-EXPERTS = re.compile(r"expert|moe", re.IGNORECASE)
 # What weight_norm and spectral_norm store instead of the weight a layer computes with.
 PARAMETRISED = re.compile(r"\.weight_(g|v|orig)$|(^|\.)parametrizations\.\w+\.original\d?$")
 OPTIMIZER = re.compile(r"(^|\.)(optimizer|optim)(\.|_states?\.)|\.(exp_avg(_sq)?|momentum_buffer)$")
@@ -42,39 +43,93 @@ MAX_PEER_SIDE = 50_000
 
 
 def matrices_of(
-    tensors: Sequence[Tensor], convention: Convention
+    tensors: Sequence[Tensor],
+    convention: Convention,
+    *,
+    config: Mapping[str, Any] | None = None,
 ) -> tuple[list[Matrix], list[Skipped]]:
     """Say which matrices the tensors hold, in order, and what holds none and why.
 
-    Tied tensors (the same numbers in the same place) give one matrix with both names.
+    Tied tensors (the same numbers in the same place) give their matrices once, with both names.
+
+    Parameters
+    ----------
+    tensors : sequence of Tensor
+    convention : Convention
+    config : Mapping, optional
+        The model's config.json: how many heads a fused projection holds, and the like.
     """
     names = clean_names(
         [tensor.name for tensor in tensors], [tensor.name for tensor in tensors if tensor.shape]
     )
+    shapes = {name: tensor.shape for name, tensor in zip(names, tensors, strict=True)}
     inputs = Counter(tensor.shape[1] for tensor in tensors if len(tensor.shape) >= 2)
     matrices: list[Matrix] = []
     skipped: list[Skipped] = []
-    owner: dict[tuple[object, ...], int] = {}
+    owner: dict[tuple[object, ...], slice] = {}
     for tensor, name in zip(tensors, names, strict=True):
         if tensor.storage is not None and tensor.storage in owner:
-            first = matrices[owner[tensor.storage]]
-            skipped.append(Skipped(name, tensor.shape, f"tied to {first.name}"))
-            matrices[owner[tensor.storage]] = dataclasses.replace(
-                first, aliases=(*first.aliases, name)
+            tied = owner[tensor.storage]
+            skipped.append(
+                Skipped(name, tensor.shape, f"tied to {whole_name(matrices[tied.start].name)}")
             )
+            matrices[tied] = [_also_called(matrix, name) for matrix in matrices[tied]]
             continue
-        reason = _why_not(tensor, name, convention)
+        found = None
+        if not convention.peer_layouts and len(tensor.shape) in (2, 3) and 0 not in tensor.shape:
+            found = cuts.cut(name, tensor, config or {}, shapes)
+        reason = _why_not(tensor, name, convention, is_cut=found is not None)
         if reason:
             skipped.append(Skipped(name, tensor.shape, reason))
             continue
-        matrices.append(_matrix(tensor, name, inputs, convention))
+        first = len(matrices)
+        if found is not None and found.parts:
+            matrices += [_part_of(tensor, name, part, found.words) for part in found.parts]
+        else:
+            words = "" if found is None else found.words
+            matrices.append(_matrix(tensor, name, inputs, convention, words))
         if tensor.storage is not None:
-            owner[tensor.storage] = len(matrices) - 1
+            owner[tensor.storage] = slice(first, len(matrices))
     return matrices, skipped
 
 
+def whole_name(name: str) -> str:
+    """Return the name of the tensor of which a matrix is a part.
+
+    Examples
+    --------
+    >>> whole_name("h.0.attn.c_attn.weight[q]")
+    'h.0.attn.c_attn.weight'
+    """
+    return re.sub(r"\[[^\[\]]*\]$", "", name)
+
+
+def _also_called(matrix: Matrix, name: str) -> Matrix:
+    label = f"[{matrix.part.label}]" if matrix.part else ""
+    return dataclasses.replace(matrix, aliases=(*matrix.aliases, name + label))
+
+
+def read(matrix: Matrix, source: Source, rows: tuple[int, int] | None = None) -> Array:
+    """Read a matrix, or some of its N rows, as (n_matrices, rows, columns).
+
+    An expert of a stack is read from its own bytes; so are consecutive rows of a fused tensor.
+    """
+    if rows is not None:
+        begin = matrix.first_row or 0
+        return source.read_rows(matrix.tensor, begin + rows[0], begin + rows[1])[np.newaxis]
+    part = matrix.part
+    if part is None:
+        return stack(matrix, source.read(matrix.tensor))
+    if part.expert is not None:
+        values = source.read_rows(matrix.tensor, part.expert, part.expert + 1)[0]
+        return cuts.take(values, part)[np.newaxis]
+    if part.axis == 0 and part.period == matrix.shape[0]:
+        return source.read_rows(matrix.tensor, part.begin, part.begin + part.length)[np.newaxis]
+    return cuts.take(source.read(matrix.tensor), part)[np.newaxis]
+
+
 def stack(matrix: Matrix, values: Array) -> Array:
-    """Cut a tensor into its matrices.
+    """Cut a whole tensor into its matrices.
 
     Parameters
     ----------
@@ -99,6 +154,8 @@ def stack(matrix: Matrix, values: Array) -> Array:
     # Convolution (out, in/groups, *kernel) or transposed (in, out/groups, *kernel): groups cut the
     # first axis in either case, and each kernel position is a matrix of its own.
     first, second = values.shape[:2]
+    if matrix.n_matrices == matrix.groups:  # flattened, or kernels of one position
+        return values.reshape(matrix.groups, first // matrix.groups, -1)
     blocks = values.reshape(matrix.groups, first // matrix.groups, second, -1)
     slices = np.moveaxis(blocks, -1, 1)  # (groups, kernel, rows, columns)
     return slices.reshape(-1, first // matrix.groups, second)
@@ -114,7 +171,7 @@ def clean_names(names: Sequence[str], deciding: Sequence[str] | None = None) -> 
     return cleaned if len(set(cleaned)) == len(cleaned) else list(names)
 
 
-def _why_not(tensor: Tensor, name: str, convention: Convention) -> str:
+def _why_not(tensor: Tensor, name: str, convention: Convention, *, is_cut: bool) -> str:
     """Return why a tensor is not analysed, or an empty string."""
     shape = tensor.shape
     if OPTIMIZER.search(tensor.name):
@@ -131,9 +188,7 @@ def _why_not(tensor: Tensor, name: str, convention: Convention) -> str:
         return "more than five dimensions"
     if convention.peer_layouts:
         return _why_not_for_peer(shape, name)
-    if len(shape) > 2:
-        if EXPERTS.search(name):
-            return "stacked experts are not split yet"
+    if len(shape) > 2 and not is_cut:
         # A file does not say what three axes are; a kernel is shorter than it has channels.
         told = tensor.kind is not None or (tensor.owner is None and len(shape) > 3)
         if not told and (tensor.owner is not None or shape[2] > min(shape[:2])):
@@ -155,9 +210,21 @@ def _why_not_for_peer(shape: tuple[int, ...], name: str) -> str:
     return ""
 
 
-def _matrix(tensor: Tensor, name: str, inputs: Counter[int], convention: Convention) -> Matrix:
+def _matrix(
+    tensor: Tensor,
+    name: str,
+    inputs: Counter[int],
+    convention: Convention,
+    words: str,
+) -> Matrix:
     groups = 1 if convention.peer_layouts or len(tensor.shape) == 2 else tensor.groups
     rows, columns = tensor.shape[0] // groups, tensor.shape[1]
+    positions = int(np.prod(tensor.shape[2:], dtype=np.int64))
+    if convention.conv == "flatten":
+        columns, positions = columns * positions, 1
+        words = "flattened kernel" if len(tensor.shape) > 2 else words
+    elif len(tensor.shape) > 2:
+        words = "kernel slices" if groups == 1 else f"kernel slices in {groups} groups"
     return Matrix(
         name=name,
         tensor=tensor.name,
@@ -167,8 +234,33 @@ def _matrix(tensor: Tensor, name: str, inputs: Counter[int], convention: Convent
         nbytes=tensor.nbytes,
         N=max(rows, columns),
         M=min(rows, columns),
-        n_matrices=groups * int(np.prod(tensor.shape[2:], dtype=np.int64)),
+        n_matrices=groups * positions,
         groups=groups,
+        layout=words,
+        first_row=0 if len(tensor.shape) == 2 and rows >= columns else None,
+        dequantised_from=tensor.dequantised_from,
+    )
+
+
+def _part_of(tensor: Tensor, name: str, part: Part, words: str) -> Matrix:
+    """Return one matrix of a tensor that holds several."""
+    rows, columns = cuts.size_of(tensor.shape, part)
+    experts = tensor.shape[0] if part.expert is not None else 1
+    share = rows * columns / (tensor.shape[-1] * tensor.shape[-2] * experts)
+    consecutive = part.expert is None and part.axis == 0 and part.period == tensor.shape[0]
+    return Matrix(
+        name=f"{name}[{part.label}]",
+        tensor=tensor.name,
+        kind="linear",
+        shape=tensor.shape,
+        dtype=tensor.dtype,
+        nbytes=round(tensor.nbytes * share),
+        N=max(rows, columns),
+        M=min(rows, columns),
+        part=part,
+        layout=words,
+        first_row=part.begin if consecutive and rows >= columns else None,
+        dequantised_from=tensor.dequantised_from,
     )
 
 

@@ -126,6 +126,13 @@ def open_module(module: "nn.Module") -> MemorySource:
     return MemorySource(values, tuple(tensors.values()), info, tuple(ignored))
 
 
+def config_of(module: "nn.Module") -> dict[str, Any]:
+    """Return the configuration that a transformers model carries, or nothing."""
+    to_dict = getattr(getattr(module, "config", None), "to_dict", None)
+    found = to_dict() if callable(to_dict) else {}
+    return found if isinstance(found, dict) else {}
+
+
 def _parameters(module: "nn.Module") -> list[tuple[str, Any]]:
     """Return the parameters a module owns, parametrised ones as it computes with them."""
     effective = [(name, getattr(module, name)) for name in getattr(module, "parametrizations", ())]

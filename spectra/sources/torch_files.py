@@ -338,7 +338,7 @@ def _find_state(tree: object) -> tuple[str, object, tuple[Skipped, ...]]:
         else:
             kept[key] = value
             continue
-        ignored.append(Skipped(f"{key}.*", (), f"{what} ({count} tensors)"))
+        ignored.append(Skipped(f"{key}.*", (), f"{what} ({count} tensors)", count))
     if not root:
         return "", kept, tuple(ignored)
     inner, state, more = _find_state(tree[root])

@@ -23,6 +23,7 @@ def matrix_of(name, array):
         N=max(rows, columns),
         M=min(rows, columns),
         n_matrices=k,
+        first_row=0 if k == 1 and rows >= columns else None,
     )
 
 

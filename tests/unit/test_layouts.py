@@ -58,8 +58,6 @@ def test_groups_are_cut_into_blocks(rng):
         ("deep", (2,) * 6, {}, "more than five"),
         ("depthwise", (32, 1, 3, 3), {}, "depthwise"),
         ("depthwise", (32, 1, 3, 3), {"groups": 32}, "depthwise"),
-        ("mlp.experts.up", (4, 8, 8), {}, "experts"),
-        ("block_sparse_moe.input.weight", (32, 64, 48), {}, "experts"),
         ("bilinear", (30, 40, 50), {}, "no convolution"),
         ("bilinear", (50, 40, 30), {"owner": "Bilinear"}, "no convolution"),
         ("optimizer.state.0.exp_avg", (8, 8), {}, "optimizer"),

@@ -1,0 +1,228 @@
+"""Tensors that a model computes from stored ones: what parametrisations and adapters hide."""
+
+import dataclasses
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from spectra.errors import CheckpointError
+from spectra.records import Skipped, Tensor
+from spectra.sources.base import Array, Source
+
+Read = Callable[[str], Array]
+
+
+@dataclass(frozen=True, slots=True)
+class Derived:
+    """A tensor, the stored ones it is computed from, and how."""
+
+    tensor: Tensor
+    parts: tuple[str, ...]
+    compute: Callable[[Read], Array]
+
+
+class DerivedSource:
+    """A source in which some tensors stand for others, in the place of the first of those."""
+
+    def __init__(
+        self, source: Source, derived: Iterable[Derived], notes: tuple[str, ...] = ()
+    ) -> None:
+        self._source = source
+        self._derived = {item.tensor.name: item for item in derived}
+        first = {item.parts[0]: item for item in self._derived.values()}
+        hidden = {part: item for item in self._derived.values() for part in item.parts}
+        listed = {tensor.name: tensor for tensor in source.tensors}
+        tensors = []
+        for tensor in source.tensors:
+            if tensor.name in first:
+                tensors.append(first[tensor.name].tensor)
+            elif tensor.name not in hidden:
+                tensors.append(tensor)
+        self.tensors: tuple[Tensor, ...] = tuple(tensors)
+        used = [
+            Skipped(part, listed[part].shape, f"used in {item.tensor.name}")
+            for part, item in hidden.items()
+            if item.parts[0] != part
+        ]
+        self.ignored: tuple[Skipped, ...] = (*source.ignored, *used)
+        info = source.info
+        self.info = dataclasses.replace(info, notes=(*info.notes, *notes))
+
+    def read(self, name: str) -> Array:
+        """Return a tensor as it is stored, or as it is computed."""
+        item = self._derived.get(name)
+        return self._source.read(name) if item is None else item.compute(self._source.read)
+
+    def read_rows(self, name: str, begin: int, end: int) -> Array:
+        """Return some rows of a tensor; a computed one is computed whole."""
+        if name in self._derived:
+            return self.read(name)[begin:end]
+        return self._source.read_rows(name, begin, end)
+
+
+PARTS = re.compile(
+    r"^(?:(?P<stem>.+)\.)?(?:(?P<old>weight)_(?P<role>g|v|orig|u)"
+    r"|parametrizations\.(?P<new>\w+)\.(?P<original>original[01]?|0\._[uv]))$"
+)
+ROLES = {"original0": "g", "original1": "v", "original": "orig", "0._u": "u", "0._v": "right"}
+
+
+def fold_parametrisations(source: Source) -> Source:
+    """Put the weight a layer computes with in the place of weight_norm's and spectral_norm's parts.
+
+    weight_norm: g v/‖v‖, the norm over all axes on which g has size one. spectral_norm: the stored
+    matrix over its largest singular value as the power iteration left it, uᵀ W v.
+    """
+    groups: dict[str, dict[str, Tensor]] = {}
+    for tensor in source.tensors:
+        match = PARTS.match(tensor.name)
+        if match:
+            stem = f"{match['stem']}." if match["stem"] else ""
+            role = match["role"] or ROLES[match["original"]]
+            groups.setdefault(f"{stem}{match['old'] or match['new']}", {})[role] = tensor
+    derived = [item for name, parts in groups.items() if (item := _folded(name, parts))]
+    return DerivedSource(source, derived) if derived else source
+
+
+def _folded(name: str, parts: Mapping[str, Tensor]) -> Derived | None:
+    if parts.keys() == {"g", "v"} and len(parts["g"].shape) == len(parts["v"].shape) >= 2:
+        return _weight_norm(name, parts["g"], parts["v"])
+    right = parts.get("right") or parts.get("v")
+    if "orig" in parts and "u" in parts and right is not None and len(parts["orig"].shape) >= 2:
+        return _spectral_norm(name, parts["orig"], parts["u"], right)
+    return None
+
+
+def _weight_norm(name: str, g: Tensor, v: Tensor) -> Derived:
+    def compute(read: Read) -> Array:
+        scale, direction = read(g.name), read(v.name).astype(np.float32)
+        axes = tuple(axis for axis, size in enumerate(scale.shape) if size == 1)
+        norm = np.sqrt(np.sum(np.square(direction, dtype=np.float64), axis=axes, keepdims=True))
+        if not np.all(norm > 0) or any(
+            size not in (1, whole) for size, whole in zip(scale.shape, direction.shape, strict=True)
+        ):
+            raise CheckpointError("E_VALUE", name, "its direction is zero, or its scale of no fit")
+        folded: Array = (direction * (scale / norm)).astype(np.float32)
+        return folded
+
+    return Derived(Tensor(name, v.shape, "float32", v.nbytes), (v.name, g.name), compute)
+
+
+def _spectral_norm(name: str, original: Tensor, u: Tensor, right: Tensor) -> Derived:
+    def compute(read: Read) -> Array:
+        weight = read(original.name).astype(np.float64)
+        left, other = read(u.name).astype(np.float64), read(right.name).astype(np.float64)
+        flat = weight.reshape(weight.shape[0], -1)
+        if left.shape != flat.shape[:1] or other.shape != flat.shape[1:]:
+            raise CheckpointError("E_SHAPE", name, "its vectors do not fit its matrix")
+        sigma = float(left @ flat @ other)
+        if not sigma > 0:
+            raise CheckpointError("E_VALUE", name, f"its spectral norm is {sigma:g}")
+        folded: Array = (weight / sigma).astype(np.float32)
+        return folded
+
+    parts = (original.name, u.name, right.name)
+    return Derived(Tensor(name, original.shape, "float32", original.nbytes), parts, compute)
+
+
+LORA = re.compile(
+    r"^(?:base_model\.model\.)?(?P<path>.+?)\.lora_(?P<role>A|B|embedding_A|embedding_B"
+    r"|magnitude_vector)(?:\.(?P<adapter>[^.]+))?(?:\.weight)?$"
+)
+
+
+def lora_deltas(source: Source, config: Mapping[str, Any], base: Source | None = None) -> Source:
+    """Put the matrix that a LoRA adapter adds in the place of its factors.
+
+    The spectrum of s B A is that of the r × r core s R_B R_Aᵀ of the factors' triangular parts (B =
+    Q_B R_B, Aᵀ = Q_A R_A): exact, and as small as the rank. With `base`, the merged matrix W + s B A
+    instead. The scale s is alpha/r, or alpha/√r with ``use_rslora``; ``rank_pattern`` and
+    ``alpha_pattern`` override it by name. A DoRA magnitude rescales the merged matrix and is noted.
+
+    Raises
+    ------
+    CheckpointError
+        If a factor is missing, factors do not fit, or the configuration gives no scale.
+    """
+    pairs: dict[str, dict[str, Tensor]] = {}
+    for tensor in source.tensors:
+        match = LORA.match(tensor.name)
+        if match:
+            role = match["role"].removeprefix("embedding_")
+            pairs.setdefault(match["path"], {})[role] = tensor
+    if not pairs:
+        return source
+    dora = any("magnitude_vector" in parts for parts in pairs.values())
+    notes = ["LoRA adapter merged into its base" if base else "LoRA adapter: what it adds"]
+    if dora:
+        notes.append("DoRA: magnitudes are left out, directions alone are analysed")
+    derived = [_delta(path, parts, config, base) for path, parts in pairs.items()]
+    return DerivedSource(source, derived, tuple(notes))
+
+
+def _delta(
+    path: str, parts: Mapping[str, Tensor], config: Mapping[str, Any], base: Source | None
+) -> Derived:
+    a, b = parts.get("A"), parts.get("B")
+    if a is None or b is None:
+        missing = "A" if a is None else "B"
+        raise CheckpointError("E_LORA", path, f"has no lora_{missing}", "save the adapter anew")
+    fits = len(a.shape) == len(b.shape) == 2 and 0 < a.shape[0] == b.shape[1]
+    if not fits:
+        reason = f"factors {b.shape} and {a.shape} do not fit"
+        raise CheckpointError("E_LORA", path, reason, "save the adapter anew")
+    rank = a.shape[0]
+    scale = _scale(path, rank, config)
+
+    def core(read: Read) -> Array:
+        left = np.asarray(np.linalg.qr(read(b.name).astype(np.float64), mode="r"))
+        right = np.asarray(np.linalg.qr(read(a.name).astype(np.float64).T, mode="r"))
+        found: Array = scale * left @ right.T
+        return found
+
+    extra = tuple(t.name for role, t in parts.items() if role not in "AB")
+    names = (a.name, b.name, *extra)
+    nbytes = a.nbytes + b.nbytes
+    if base is None:
+        shape = (min(rank, b.shape[0]), min(rank, a.shape[1]))
+        return Derived(Tensor(f"{path}.delta", shape, "float64", nbytes), names, core)
+    name = f"{path}.weight"
+    found = next((tensor for tensor in base.tensors if tensor.name == name), None)
+    if found is None or len(found.shape) != 2:
+        raise CheckpointError("E_LORA", name, "is not in the base", "give the adapter's own base")
+    turned = found.shape == (a.shape[1], b.shape[0]) != (b.shape[0], a.shape[1])
+    if not turned and found.shape != (b.shape[0], a.shape[1]):
+        reason = f"is {found.shape} in the base, {(b.shape[0], a.shape[1])} in the adapter"
+        raise CheckpointError("E_LORA", name, reason, "give the adapter's own base")
+    fan_in_fan_out = turned or config.get("fan_in_fan_out") is True
+
+    def merged(read: Read) -> Array:
+        added = scale * read(b.name).astype(np.float64) @ read(a.name).astype(np.float64)
+        total: Array = base.read(name) + (added.T if fan_in_fan_out else added)
+        return total
+
+    return Derived(
+        Tensor(name, found.shape, "float64", 8 * int(np.prod(found.shape))), names, merged
+    )
+
+
+def _scale(path: str, rank: int, config: Mapping[str, Any]) -> float:
+    """Return alpha over the rank, or its root; patterns match the end of the path."""
+
+    def by_name(key: str, default: object) -> object:
+        patterns = config.get(key)
+        for pattern, value in patterns.items() if isinstance(patterns, Mapping) else ():
+            if path == pattern or path.endswith(f".{pattern}"):
+                return value
+        return default
+
+    alpha = by_name("alpha_pattern", config.get("lora_alpha"))
+    stated = by_name("rank_pattern", config.get("r", rank))
+    good = isinstance(alpha, int | float) and not isinstance(alpha, bool) and np.isfinite(alpha)
+    if not good or stated != rank:
+        reason = f"adapter_config.json gives r {stated!r} and lora_alpha {alpha!r}, rank is {rank}"
+        raise CheckpointError("E_LORA", path, reason, "give the folder with its own configuration")
+    return float(alpha) / (rank**0.5 if config.get("use_rslora") is True else rank)  # type: ignore[arg-type]
