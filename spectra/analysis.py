@@ -288,12 +288,11 @@ def _outcomes(
     resolution: float,
     stop: threading.Event,
 ) -> Iterator[tuple[int, engine.Outcome]]:
-    readable = [i for i, matrix in enumerate(matrices) if layouts.is_readable(matrix)]
-    for i in sorted(set(range(len(matrices))) - set(readable)):
-        yield (
-            i,
-            engine.Failure(Status.UNSUPPORTED_DTYPE, f"{matrices[i].dtype} is not read yet"),
-        )
+    reasons = [layouts.why_unreadable(matrix) for matrix in matrices]
+    for i, reason in enumerate(reasons):
+        if reason:
+            yield i, engine.Failure(Status.UNSUPPORTED_DTYPE, reason)
+    readable = [i for i, reason in enumerate(reasons) if not reason]
     plan = engine.make_plan(
         [matrices[i] for i in readable], machine=engine.this_machine(device), precision=precision
     )

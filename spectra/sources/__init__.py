@@ -3,7 +3,6 @@
 ``open_source`` looks at headers only. What a file is, its content says, not its name.
 """
 
-import difflib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import Any
 
 from spectra.errors import CheckpointError, WeightError
 from spectra.records import Skipped, SourceInfo, Tensor
-from spectra.sources import derived, folders, memory
+from spectra.sources import derived, formats, memory, quantized
 from spectra.sources.base import Array, Source
 
 __all__ = ["Checkpoint", "Source", "open_source"]
@@ -20,16 +19,6 @@ __all__ = ["Checkpoint", "Source", "open_source"]
 CONFIG = "config.json"
 ADAPTER_CONFIG = "adapter_config.json"
 MAX_CONFIG = 16 * 2**20
-
-LFS_POINTER = b"version https://git-lfs"
-ZIP = b"PK\x03\x04"
-# What other formats begin with: recognised to be named, and left to later readers.
-FOREIGN = {
-    b"GGUF": "a GGUF file",
-    b"\x89HDF": "an HDF5 (Keras) file",
-    b"\x93NUMPY": "a NumPy array file",
-}
-FOREIGN_ENDINGS = {".onnx": "an ONNX model", ".keras": "a Keras model", ".npz": "NumPy arrays"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +100,7 @@ def open_source(
             "source",
             f"expected a path, a module or a dict of arrays, got {type(where).__name__}",
         )
-    source = derived.fold_parametrisations(source)
+    source = derived.fold_parametrisations(quantized.resolve(source, config))
     if adapter is not None:
         source = derived.lora_deltas(
             source, adapter, None if base is None else open_source(base).source
@@ -151,83 +140,17 @@ def _adapter_config(folder: Path) -> dict[str, Any] | None:
 
 
 def _open_address(where: str | Path, *, allow_partial: bool) -> Source:
-    if isinstance(where, str) and (not where or "://" in where):
-        reason = "is a URL, which is not read yet" if where else "names no file"
-        raise CheckpointError("E_FORMAT", where or "''", reason, "give a file or folder")
-    return _open_path(Path(where), allow_partial=allow_partial)
+    if isinstance(where, str):
+        if not where:
+            raise CheckpointError("E_FORMAT", "''", "names no file", "give a file or folder")
+        from spectra.sources import remote
 
-
-def _open_path(path: Path, *, allow_partial: bool = False) -> Source:
-    try:
-        if path.is_dir():
-            return folders.open_folder(path, _open_file, allow_partial=allow_partial)
-        if path.name.endswith(folders.INDEX_ENDING) and path.is_file():
-            return folders.open_index(path, _open_file, allow_partial=allow_partial)
-        return _open_file(path)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise CheckpointError(
-            "E_UNREADABLE", str(path), reason.lower(), "check the path and its permissions"
-        ) from error
-
-
-def _open_file(path: Path) -> Source:
-    if not path.exists():
-        raise _not_found(path)
-    if not path.is_file():
-        raise CheckpointError(
-            "E_NOT_A_FILE", str(path), "is neither a file nor a folder", "give a checkpoint"
-        )
-    with path.open("rb") as file:
-        head = file.read(64)
-    if not head:
-        raise CheckpointError("E_EMPTY", str(path), "is empty", "download or copy it again")
-    if head.startswith(LFS_POINTER):
-        raise CheckpointError(
-            "E_LFS_POINTER", str(path), "is a git-lfs pointer, not the file", "run: git lfs pull"
-        )
-    # A safetensors file begins with the length of its header, below 2^32, and then its brace.
-    if head[4:9] == b"\0\0\0\0{":
-        return _open_safetensors(path)
-    foreign = next((what for magic, what in FOREIGN.items() if head.startswith(magic)), None)
-    foreign = foreign or FOREIGN_ENDINGS.get(path.suffix)
-    if foreign:
-        reason = f"is {foreign}, which is not read yet"
-        raise CheckpointError("E_FORMAT", str(path), reason, "convert it to safetensors")
-    text = head.lstrip().lower()
-    if text.startswith((b"<", b"{", b"[")):
-        what = "a web page" if text.startswith(b"<") else "a JSON text"
-        raise CheckpointError(
-            "E_NOT_A_CHECKPOINT", str(path), f"is {what}, not weights", "download the file again"
-        )
-    if path.suffix == ".safetensors" and not head.startswith(ZIP):
-        return _open_safetensors(path)
-    if head.startswith((ZIP, b"\x80")) or path.suffix in folders.TORCH_ENDINGS:
-        from spectra.sources.torch_files import TorchFile
-
-        return TorchFile(path)
-    raise CheckpointError(
-        "E_NOT_A_CHECKPOINT",
-        str(path),
-        f"begins with {head[:12]!r}, which is no known checkpoint",
-        f"expected safetensors or {' '.join(folders.TORCH_ENDINGS)}",
-    )
-
-
-def _open_safetensors(path: Path) -> Source:
-    from spectra.sources.safetensors_files import SafetensorsFile
-
-    return SafetensorsFile(path)
-
-
-def _not_found(path: Path) -> CheckpointError:
-    parent = path.parent
-    close: list[str] = []
-    if parent.is_dir():
-        others = [p.name for p in parent.iterdir() if p.name != path.name]
-        close = difflib.get_close_matches(path.name, others, n=2)
-    advice = f"did you mean {' or '.join(close)}?" if close else "give a file or folder"
-    return CheckpointError("E_NOT_FOUND", str(path), "does not exist", advice)
+        if "://" in where:
+            return remote.open_url(where)
+        # org/name is a repository only where no folder org is, so that a slip is told as such.
+        if remote.REPOSITORY.fullmatch(where) and not formats.is_local(Path(where)):
+            return remote.open_repository(where)
+    return formats.open_path(Path(where), allow_partial=allow_partial)
 
 
 def demo_model() -> Path:

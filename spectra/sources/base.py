@@ -96,7 +96,8 @@ def decode(raw: bytes | Array, dtype: str, shape: tuple[int, ...]) -> Array:
     known = FLOAT_TYPES.get(dtype) or CODE_TYPES.get(dtype)
     if known is not None:
         return np.frombuffer(raw, known).reshape(shape)
-    return np.frombuffer(raw, np.uint8).reshape(*shape[:-1], -1)
+    codes = np.frombuffer(raw, np.uint8)
+    return codes.reshape(*shape[:-1], -1) if codes.size else codes.reshape(*shape[:-1], 0)
 
 
 def natural_key(name: str) -> list[tuple[int, int, str]]:

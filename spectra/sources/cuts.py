@@ -231,7 +231,7 @@ def _gates(name: str, tensor: Tensor, config: Config, shapes: Shapes) -> Cut | N
 RULES: tuple[Rule, ...] = (
     Rule(
         re.compile(
-            r"(^|\.)(in_proj_weight|qkv\.weight|qkv_proj\.weight|W_pack\.weight|Wqkv\.weight)$"
+            r"(^|\.)(in_proj_weight|(attn_)?qkv\.weight|qkv_proj\.weight|W_pack\.weight|Wqkv\.weight)$"
         ),
         "q, k, v one after the other: equal thirds, or by the heads that config.json gives",
         _rows_qkv,
@@ -258,8 +258,8 @@ RULES: tuple[Rule, ...] = (
         _gates,
     ),
     Rule(
-        re.compile(r"expert|moe", re.IGNORECASE),
-        "three axes under a name with expert or moe: one matrix an expert",
+        re.compile(r"expert|moe|_exps\b", re.IGNORECASE),
+        "three axes under a name with expert, moe or exps: one matrix an expert",
         _experts,
     ),
 )

@@ -13,9 +13,23 @@ INDEX_ENDING = ".index.json"
 MAX_INDEX = 256 * 2**20
 USUAL_INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 TORCH_ENDINGS = (".bin", ".pt", ".pth", ".th", ".ckpt")
+GGUF_ENDING = ".gguf"
+# What a folder may hold the same model in, best first.
+CHOICES = (
+    (".safetensors",),
+    TORCH_ENDINGS,
+    (GGUF_ENDING,),
+    (".keras", ".h5"),
+    (".onnx",),
+    (".msgpack",),
+    (".npz",),
+)
+ENDINGS = tuple(ending for endings in CHOICES for ending in endings)
 SHARD = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})$")
 # Training leaves these beside the model; none of them holds its weights.
-NOT_WEIGHTS = re.compile(r"^(optimizer|scheduler|training_args|rng_state|scaler|random_states)")
+NOT_WEIGHTS = re.compile(
+    r"^(optimizer|scheduler|training_args|rng_state|scaler|random_states|mmproj)"
+)
 
 Opener = Callable[[Path], Source]
 
@@ -25,7 +39,7 @@ class ShardedSource:
 
     def __init__(
         self,
-        folder: Path,
+        folder: Path | str,
         shards: Sequence[Source],
         notes: tuple[str, ...],
         *,
@@ -72,7 +86,7 @@ def open_folder(folder: Path, open_file: Opener, *, allow_partial: bool = False)
         (p for p in folder.iterdir() if p.is_file() or p.is_symlink()),
         key=lambda p: natural_key(p.name),
     )
-    for endings in ((".safetensors",), TORCH_ENDINGS):
+    for endings in CHOICES:
         indexes = [p for p in files if p.name.endswith(tuple(e + INDEX_ENDING for e in endings))]
         if indexes:
             indexes.sort(key=lambda p: p.name not in USUAL_INDEXES)
@@ -84,14 +98,14 @@ def open_folder(folder: Path, open_file: Opener, *, allow_partial: bool = False)
     advice = (
         f"its sub-folders do: {', '.join(inside[:5])}"
         if inside
-        else f"expected {', '.join(('.safetensors', *TORCH_ENDINGS))}"
+        else f"expected {', '.join(ENDINGS)}"
     )
     raise CheckpointError("E_NO_WEIGHTS", str(folder), "holds no weight files", advice)
 
 
 def _holds_weights(folder: Path) -> bool:
     try:
-        return any(p.name.endswith((".safetensors", *TORCH_ENDINGS)) for p in folder.iterdir())
+        return any(p.name.endswith(ENDINGS) for p in folder.iterdir())
     except OSError:
         return False
 
@@ -125,6 +139,8 @@ def _open_loose(
             f"holds {', '.join(sorted(names - set(expected)))}, more than its own count of shards",
             "give one file, or remove it",
         )
+    if suffix == GGUF_ENDING:
+        return open_file(preferred[0])  # which opens the parts that go with it
     note = "shards without an index"
     return _open_shards(folder, expected, open_file, note=note, allow_partial=allow_partial)
 
@@ -184,8 +200,9 @@ def contained(folder: Path, name: str) -> Path:
     except (ValueError, RuntimeError) as error:  # a NUL in the name, links in a circle
         raise _outside(folder, name) from error
     allowed = [home]
-    if home.parent.name == "snapshots":
-        allowed.append(home.parent.parent / "blobs")
+    snapshots = next((p for p in home.parents if p.name == "snapshots"), None)
+    if snapshots is not None:  # the folder itself, or one inside the snapshot
+        allowed.append(snapshots.parent / "blobs")
     plain = not Path(name).is_absolute() and ".." not in Path(name).parts
     windows = "\\" in name or re.match(r"[A-Za-z]:", name)
     if not plain or windows or not any(target.is_relative_to(root) for root in allowed):

@@ -24,7 +24,7 @@ WRAPPERS = re.compile(
 PARALLEL = "module."
 
 EMBEDDING = re.compile(
-    r"(^|_)emb(ed|eds|edding|eddings)?$|^(wte|wpe|embed_(tokens|positions|in|words))$"
+    r"(^|_)emb(ed|eds|edding|eddings)?$|^(wte|wpe|token_embd|embed_(tokens|positions|in|words))$"
 )
 HEAD = re.compile(r"^(lm_head|embed_out)$")
 # Ordinary words, heads only where they stand outermost and lead nowhere further.
@@ -87,7 +87,7 @@ def matrices_of(
             matrices += [_part_of(tensor, name, part, found.words) for part in found.parts]
         else:
             words = "" if found is None else found.words
-            matrices.append(_matrix(tensor, name, inputs, convention, words))
+            matrices.append(_matrix(tensor, name, inputs, convention, words, shapes))
         if tensor.storage is not None:
             owner[tensor.storage] = slice(first, len(matrices))
     return matrices, skipped
@@ -216,6 +216,7 @@ def _matrix(
     inputs: Counter[int],
     convention: Convention,
     words: str,
+    shapes: Mapping[str, tuple[int, ...]],
 ) -> Matrix:
     groups = 1 if convention.peer_layouts or len(tensor.shape) == 2 else tensor.groups
     rows, columns = tensor.shape[0] // groups, tensor.shape[1]
@@ -228,7 +229,7 @@ def _matrix(
     return Matrix(
         name=name,
         tensor=tensor.name,
-        kind=_kind(tensor, name, inputs),
+        kind=_kind(tensor, name, inputs, shapes),
         shape=tensor.shape,
         dtype=tensor.dtype,
         nbytes=tensor.nbytes,
@@ -264,7 +265,12 @@ def _part_of(tensor: Tensor, name: str, part: Part, words: str) -> Matrix:
     )
 
 
-def _kind(tensor: Tensor, name: str, inputs: Counter[int]) -> Kind:
+def _kind(
+    tensor: Tensor,
+    name: str,
+    inputs: Counter[int],
+    shapes: Mapping[str, tuple[int, ...]],
+) -> Kind:
     """Tell embeddings and output heads from other linear layers, whatever the order of the file."""
     if len(tensor.shape) > 2:
         return CONVOLUTIONS[len(tensor.shape)]
@@ -272,7 +278,8 @@ def _kind(tensor: Tensor, name: str, inputs: Counter[int]) -> Kind:
     outer, leaf = path[0], path[-1]
     if tensor.kind == "embedding" or EMBEDDING.search(leaf) or path == [OUTERMOST_EMBEDDING]:
         return "embedding"
-    if HEAD.match(leaf):
+    # llama.cpp calls the head of a language model by a word that elsewhere is any last layer.
+    if HEAD.match(leaf) or (path == ["output"] and shapes.get("token_embd.weight") == tensor.shape):
         return "head"
     # A head is narrower than what it reads, and nothing else reads what it gives.
     rows, columns = tensor.shape
@@ -280,6 +287,16 @@ def _kind(tensor: Tensor, name: str, inputs: Counter[int]) -> Kind:
     return "head" if narrow and OUTERMOST_HEAD.match(outer) else "linear"
 
 
-def is_readable(matrix: Matrix) -> bool:
-    """Tell whether the stored type holds the very numbers the model computes with."""
-    return matrix.dtype in FLOAT_TYPES
+def why_unreadable(matrix: Matrix) -> str:
+    """Say why a matrix of this stored type is not analysed; nothing if it is.
+
+    Examples
+    --------
+    >>> why_unreadable(Matrix("w", "w", "linear", (8, 8), "complex64", 0, 8, 8))
+    'complex values, whose spectra follow other laws'
+    """
+    if matrix.dtype in FLOAT_TYPES:
+        return ""
+    if matrix.dtype.startswith("complex"):
+        return "complex values, whose spectra follow other laws"
+    return f"{matrix.dtype}: not the numbers a model computes with, and not turned into them"

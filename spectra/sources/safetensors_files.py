@@ -1,24 +1,27 @@
 """safetensors: header first, then the bytes of one tensor at a time.
 
 The safetensors library checks the header (sizes, offsets, overlap, cover); the bytes are then read at
-the offsets it states, which needs neither torch nor a type NumPy knows. See
-docs/decisions/0005-reading-checkpoints.md.
+the offsets it states, which needs neither torch nor a type NumPy knows. The file may be on disk or far
+away: it is a `Blob`. See docs/decisions/0005-reading-checkpoints.md.
 """
 
+import contextlib
 import json
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from spectra.errors import CheckpointError
 from spectra.records import Skipped, SourceInfo, Tensor
-from spectra.sources.base import Array, decode, natural_key, no_tensors, totals
+from spectra.sources.base import Array, decode, natural_key, totals
+from spectra.sources.blobs import Blob, LocalBlob
 
 MAX_HEADER = 100_000_000  # the format's own limit
+MAX_FAR_HEADER = 25_000_000  # of a file far away: the hub's own limit
 
 DTYPES: Mapping[str, str] = MappingProxyType(
     {
@@ -47,9 +50,9 @@ DTYPES: Mapping[str, str] = MappingProxyType(
 class SafetensorsFile:
     """One safetensors file; `read` touches only the bytes of the tensor asked for."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        header, data_start = _read_header(path)
+    def __init__(self, where: Blob | Path) -> None:
+        self._blob: Blob = LocalBlob(where) if isinstance(where, Path) else where
+        header, data_start = _read_header(self._blob)
         self._spans: dict[str, tuple[int, int]] = {}
         tensors = []
         for name in sorted(header.keys() - {"__metadata__"}, key=natural_key):
@@ -59,11 +62,16 @@ class SafetensorsFile:
             dtype = DTYPES.get(entry["dtype"], entry["dtype"].lower())
             tensors.append(Tensor(name, tuple(entry["shape"]), dtype, end - begin))
         if not tensors:
-            raise no_tensors(path)
+            raise CheckpointError(
+                "E_NO_TENSORS",
+                self._blob.address,
+                "holds no tensors",
+                "give the file that holds the weights",
+            )
         self.tensors = tuple(tensors)
         self._by_name = {tensor.name: tensor for tensor in tensors}
         self.ignored: tuple[Skipped, ...] = ()
-        self.info = SourceInfo(str(path), "safetensors", *totals(tensors))
+        self.info = SourceInfo(self._blob.address, "safetensors", *totals(tensors))
 
     def read(self, name: str) -> Array:
         """Return one tensor; raises `CheckpointError` when the file has changed underneath."""
@@ -81,51 +89,66 @@ class SafetensorsFile:
 
     def _bytes(self, name: str, offset: int, nbytes: int) -> Array:
         try:
-            raw = np.fromfile(self._path, np.uint8, count=nbytes, offset=offset)
-        except OSError as error:
-            raise CheckpointError("E_UNREADABLE", str(self._path), str(error)) from error
-        if raw.size != nbytes:
-            raise CheckpointError(
-                "E_TRUNCATED",
-                str(self._path),
-                f"ends inside {name!r}: {raw.size} of {nbytes} bytes",
-                "was it replaced during the run?",
-            )
-        return raw
+            return self._blob.read(offset, nbytes)
+        except CheckpointError as error:
+            reason = f"{error.reason} (tensor {name!r})"
+            raise CheckpointError(error.code, error.subject, reason, error.advice) from error
 
 
-def _read_header(path: Path) -> tuple[dict[str, Any], int]:
+def _read_header(blob: Blob) -> tuple[dict[str, Any], int]:
     """Return the checked header and the position at which the data begins."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        prefix = file.read(8)
-        length = int.from_bytes(prefix, "little")
-        if len(prefix) == 8 and length > MAX_HEADER:
-            raise _bad(path, "E_HEADER_SIZE", f"claims a header of {length:,} bytes")
-        if len(prefix) < 8 or 8 + length > size:
-            raise _truncated(path, size, 8 + length)
-        raw = file.read(length)
-    try:
-        with safe_open(path, framework="np"):
-            pass
-    except (SafetensorError, OSError) as error:
-        raise _explain(path, str(error), raw, size) from None
+    size = blob.size
+    prefix = blob.read(0, min(8, size)).tobytes()
+    length = int.from_bytes(prefix, "little")
+    most = MAX_HEADER if isinstance(blob, LocalBlob) else MAX_FAR_HEADER
+    if len(prefix) == 8 and length > most:
+        raise _bad(blob, "E_HEADER_SIZE", f"claims a header of {length:,} bytes")
+    if len(prefix) < 8 or 8 + length > size:
+        raise _truncated(blob, size, 8 + length)
+    raw = blob.read(8, length).tobytes()
+    with _checkable(blob, prefix, raw) as path:
+        try:
+            with safe_open(path, framework="np"):
+                pass
+        except (SafetensorError, OSError) as error:
+            raise _explain(blob, str(error), raw) from None
     try:
         header = json.loads(raw, object_pairs_hook=_unique)
     except _DuplicateKeyError as error:
-        raise _bad(path, "E_DUPLICATE", f"names {error.args[0]!r} twice in its header") from None
+        raise _bad(blob, "E_DUPLICATE", f"names {error.args[0]!r} twice in its header") from None
     return header, 8 + length
 
 
-def _explain(path: Path, error: str, raw: bytes, size: int) -> CheckpointError:
+@contextlib.contextmanager
+def _checkable(blob: Blob, *start: bytes) -> Iterator[Path]:
+    """Give the library a file to check: the blob itself, or its header and a hole as long as the rest.
+
+    The hole takes no room on the disk, nor the library any time: it looks at the header and the size.
+    """
+    if isinstance(blob, LocalBlob):
+        yield blob.path
+        return
+    with tempfile.TemporaryDirectory(prefix="spectra-") as folder:
+        path = Path(folder) / "header.safetensors"
+        try:
+            with path.open("wb") as file:
+                file.writelines(start)
+                file.truncate(blob.size)
+        except OSError as error:
+            reason = f"cannot be checked at {blob.size:,} bytes ({error.strerror})"
+            raise CheckpointError("E_LIMIT", blob.address, reason, "download it") from error
+        yield path
+
+
+def _explain(blob: Blob, error: str, raw: bytes) -> CheckpointError:
     """Turn the library's refusal into our words; only then is a bad header looked into."""
     if "not fully covered" in error:
-        surplus = size - 8 - len(raw) - _data_end(json.loads(raw))
+        surplus = blob.size - 8 - len(raw) - _data_end(json.loads(raw))
         if surplus < 0:
-            return _truncated(path, size, size - surplus)
-        return _bad(path, "E_TRAILING", f"has {surplus} bytes after its last tensor")
+            return _truncated(blob, blob.size, blob.size - surplus)
+        return _bad(blob, "E_TRAILING", f"has {surplus} bytes after its last tensor")
     reason = error.removeprefix("Error while deserializing header: ")
-    return _bad(path, "E_HEADER", f"is no valid safetensors file ({reason})")
+    return _bad(blob, "E_HEADER", f"is no valid safetensors file ({reason})")
 
 
 class _DuplicateKeyError(ValueError):
@@ -149,10 +172,10 @@ def _data_end(header: dict[str, Any]) -> int:
     return max((int(entry["data_offsets"][1]) for entry in entries), default=0)
 
 
-def _truncated(path: Path, have: int, need: int) -> CheckpointError:
+def _truncated(blob: Blob, have: int, need: int) -> CheckpointError:
     reason = f"is cut short: {have:,} of {need:,} bytes"
-    return CheckpointError("E_TRUNCATED", str(path), reason, "download or copy it again")
+    return CheckpointError("E_TRUNCATED", blob.address, reason, "download or copy it again")
 
 
-def _bad(path: Path, code: str, reason: str) -> CheckpointError:
-    return CheckpointError(code, str(path), reason, "download it again, or save it anew")
+def _bad(blob: Blob, code: str, reason: str) -> CheckpointError:
+    return CheckpointError(code, blob.address, reason, "download it again, or save it anew")

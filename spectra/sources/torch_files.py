@@ -148,10 +148,15 @@ def _data_pointer(tensor: "torch.Tensor") -> int | None:
 
 
 def to_array(tensor: "torch.Tensor") -> Array:
-    """Return a torch tensor as a NumPy array; half precisions go exactly to float32."""
+    """Return a torch tensor as a NumPy array; half precisions go exactly to float32.
+
+    Types of one byte or less that NumPy has no name for are given as their bytes.
+    """
     import torch
 
     tensor = tensor.detach().cpu()
+    if str(tensor.dtype).startswith(("torch.float8", "torch.float4")):
+        tensor = tensor.contiguous().view(torch.uint8)
     if tensor.dtype in (torch.float16, torch.bfloat16):
         tensor = tensor.to(torch.float32)
     array: Array = tensor.resolve_conj().resolve_neg().numpy()

@@ -164,7 +164,7 @@ def test_a_terminal_without_greek_gets_question_marks(checkpoint):
     assert b"layers.10.fc" in done.stdout
 
 
-@pytest.mark.parametrize(("source", "words"), [("", "names no file"), ("s3://b/m", "is a URL")])
+@pytest.mark.parametrize(("source", "words"), [("", "names no file"), ("nope://b/m", "nope")])
 def test_what_is_no_path_is_named(source, words):
     result = run("analyze", source)
     assert result.exit_code == 3

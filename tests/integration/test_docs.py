@@ -8,6 +8,9 @@ from click.testing import CliRunner
 
 from spectra.cli import main
 from spectra.records import Finding, Status
+from spectra.sources import cuts, quantized_rules
+from spectra.sources.formats import FORMATS
+from spectra.sources.refusals import REFUSALS
 from tests.conftest import ROOT, real_weights
 
 PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]
@@ -51,11 +54,47 @@ def test_torch_is_pinned_and_every_dependency_constrained():
     assert "torch==2.13.0" in pins
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     name = re.compile(r"[\w-]+")
-    for requirement in (*project["dependencies"], *project["optional-dependencies"]["dev"]):
-        assert f"\n{name.match(requirement)[0]}==" in pins
+    extras = project["optional-dependencies"]
+    for requirement in (*project["dependencies"], *(r for group in extras.values() for r in group)):
+        if not requirement.startswith(project["name"]):  # its own extras
+            assert f"\n{name.match(requirement)[0]}==".replace("_", "-") in pins.replace("_", "-")
 
 
 def test_the_decisions_are_all_listed():
     index = (ROOT / "docs" / "decisions" / "README.md").read_text("utf-8")
     for page in (ROOT / "docs" / "decisions").glob("0*.md"):
         assert page.name in index
+
+
+CHECKPOINTS = (ROOT / "docs" / "checkpoints.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize("form", FORMATS, ids=lambda form: form.name)
+def test_every_format_that_is_read_is_on_its_page(form):
+    extra = f"`{form.extra}` " if form.extra else ""
+    assert f"| {form.name} | {form.told_by} | {extra}|" in CHECKPOINTS
+
+
+@pytest.mark.parametrize("rule", cuts.RULES, ids=lambda rule: rule.words[:20])
+def test_every_rule_of_cutting_is_on_its_page(rule):
+    assert f"| {rule.words} |" in CHECKPOINTS
+
+
+@pytest.mark.parametrize("rule", quantized_rules.RULES, ids=lambda rule: rule.scheme)
+def test_every_quantisation_is_on_its_page(rule):
+    assert f"| {rule.scheme} |" in CHECKPOINTS
+
+
+@pytest.mark.parametrize("refusal", REFUSALS, ids=lambda refusal: refusal.what)
+def test_every_refusal_is_on_its_page_with_its_way_out(refusal):
+    row = f"| {refusal.what} | {refusal.recognised} | {refusal.advice} |"
+    assert row in CHECKPOINTS
+
+
+def test_the_page_names_nothing_that_is_not_there():
+    tables = re.findall(r"^\| ([^|`]+) \|$", CHECKPOINTS, re.MULTILINE)
+    schemes = {rule.scheme for rule in quantized_rules.RULES}
+    assert set(tables) - {"scheme", "---"} == schemes
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    for form in FORMATS:
+        assert not form.extra or form.extra in extras["optional-dependencies"]

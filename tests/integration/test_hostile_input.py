@@ -152,10 +152,12 @@ def test_cut_torch_files_are_refused(share, zipped, tmp_path):
     assert result.stderr.count("\n") == 1
 
 
-def test_torchscript_is_named_and_not_run(tmp_path):
+def test_torchscript_is_read_and_not_run(tmp_path):
     with pytest.warns(DeprecationWarning, match="jit"):  # by torch itself; files of it stay
-        torch.jit.script(torch.nn.Linear(3, 3)).save(str(tmp_path / "m.pt"))
-    refused(tmp_path / "m.pt", "E_FORMAT")
+        torch.jit.script(torch.nn.Linear(30, 40)).save(str(tmp_path / "m.pt"))
+    result = CliRunner().invoke(main, ["describe", str(tmp_path / "m.pt")])
+    assert result.exit_code == 0
+    assert "TorchScript" in result.output
 
 
 def test_files_without_tensors_are_refused(tmp_path):

@@ -116,6 +116,11 @@ def test_ordinary_words_name_a_head_only_outermost_narrow_and_read_by_none(name,
     assert read == ("linear" if kind == "head" else kind)
 
 
+def test_the_head_of_a_gguf_file_is_told_by_its_embedding():
+    tensors = [tensor("token_embd.weight", 90, 30), tensor("output.weight", 90, 30)]
+    assert [m.kind for m in matrices_of(tensors, HTSR)[0]] == ["embedding", "head"]
+
+
 def test_tied_tensors_are_one_matrix_with_both_names():
     tied = [tensor(name, 50, 20, storage=("file", 64)) for name in ("embed.weight", "out.weight")]
     (found,), (skipped,) = matrices_of(tied, HTSR)
