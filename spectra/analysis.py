@@ -192,6 +192,8 @@ def analyze(
     opened = open_source(source, base=base, allow_partial=allow_partial)
     stock = _take_stock(opened, rules, layers, exclude)
 
+    opened.expect(sorted({matrix.tensor for matrix in stock.matrices}))
+
     def read(matrix: Matrix, rows: tuple[int, int] | None = None) -> engine.Stack:
         return layouts.read(matrix, opened, rows)
 

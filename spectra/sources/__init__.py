@@ -4,7 +4,7 @@
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,12 @@ class Checkpoint:
     def ignored(self) -> tuple[Skipped, ...]:
         """What is beside the weights, and what they were computed from."""
         return self.source.ignored
+
+    def expect(self, names: Sequence[str]) -> None:
+        """Say which tensors will be read: a hint to far sources, which fetch neighbours together."""
+        hint = getattr(self.source, "expect", None)
+        if hint is not None:
+            hint(names)
 
     def read(self, name: str) -> Array:
         """Return one tensor."""

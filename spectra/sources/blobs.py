@@ -5,8 +5,10 @@ else is fetched when it is read. See `spectra.sources.http_blobs` for plain web 
 """
 
 import contextlib
+import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit, urlunsplit
@@ -63,6 +65,11 @@ class LocalBlob:
         return raw
 
 
+SMALL, TOGETHER, KEPT = 4 * 2**20, 16 * 2**20, 64 * 2**20
+"""Ranges up to the first size are fetched with their neighbours, up to the second in one request; up to
+the third are kept."""
+
+
 class RemoteBlob(ABC):
     """A far file; its first bytes are served from memory, so that opening it costs a request or two."""
 
@@ -70,9 +77,49 @@ class RemoteBlob(ABC):
         self.address = address
         self.size = size
         self._head = head
+        self._expected: dict[Range, Range] = {}
+        self._left: Counter[Range] = Counter()
+        self._fetched: dict[Range, Array] = {}
+        self._taking = threading.Lock()
+
+    def expect(self, ranges: Iterable[Range]) -> None:
+        """Say which bytes will be read: small ranges are then fetched with their neighbours, once.
+
+        What is fetched so is kept until it is read, `KEPT` bytes at most.
+        """
+        small = sorted(r for r in ranges if 0 < r[1] - r[0] <= SMALL)
+        together = iter(coalesce(small, most=TOGETHER))
+        with self._taking:
+            self._expected = {}
+            group = next(together, (0, 0))
+            for begin, end in small:
+                while end > group[1]:
+                    group = next(together)
+                if group != (begin, end):
+                    self._expected[begin, end] = group
+            self._left = Counter(self._expected.values())
 
     def read(self, offset: int, nbytes: int) -> Array:
         """Return exactly `nbytes` bytes from `offset` on, in requests of `PIECE` at most."""
+        with self._taking:
+            group = self._expected.pop((offset, offset + nbytes), None)
+            if group is not None:
+                return self._from_group(group, offset, nbytes)
+        return self._read(offset, nbytes)
+
+    def _from_group(self, group: Range, offset: int, nbytes: int) -> Array:
+        first, last = group
+        raw = self._fetched.pop(group, None)
+        if raw is None:
+            raw = self._read(first, last - first)
+        self._left[group] -= 1
+        if self._left[group] > 0:
+            self._fetched[group] = raw
+            while sum(kept.size for kept in self._fetched.values()) > KEPT:
+                del self._fetched[next(iter(self._fetched))]
+        return raw[offset - first : offset - first + nbytes].copy()
+
+    def _read(self, offset: int, nbytes: int) -> Array:
         if offset < 0 or nbytes < 0 or offset + nbytes > self.size:
             raise cut_short(self.address, offset, nbytes, max(self.size - offset, 0))
         raw = np.empty(nbytes, np.uint8)
@@ -165,21 +212,6 @@ def coalesce(ranges: Iterable[Range], gap: int = GAP, most: int = PIECE) -> list
                 continue
         merged.append((begin, end))
     return merged
-
-
-def read_many(blob: Blob, ranges: Sequence[Range]) -> Iterator[Array]:
-    """Yield the bytes of each range in the order of their positions, neighbours fetched together.
-
-    Requests are held in memory one at a time: take what is needed before asking for the next.
-    """
-    waiting = sorted(r for r in ranges if r[0] < r[1])
-    position = 0
-    for first, last in coalesce(waiting):
-        raw = blob.read(first, last - first)
-        while position < len(waiting) and waiting[position][1] <= last:
-            begin, end = waiting[position]
-            yield raw[begin - first : end - first]
-            position += 1
 
 
 def shown(url: str) -> str:

@@ -71,6 +71,13 @@ class ShardedSource:
         shard = self._home.get(name)
         return None if shard is None else Path(shard.info.address)
 
+    def expect(self, names: Sequence[str]) -> None:
+        """Say which tensors will be read; each shard takes those it holds."""
+        for shard in set(self._home.values()):
+            hint = getattr(shard, "expect", None)
+            if hint is not None:
+                hint(names)
+
     def read(self, name: str) -> Array:
         """Return one tensor from the shard that holds it."""
         return self._home[name].read(name)

@@ -8,7 +8,7 @@ away: it is a `Blob`. See docs/decisions/0005-reading-checkpoints.md.
 import contextlib
 import json
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from spectra.errors import CheckpointError
 from spectra.records import Skipped, SourceInfo, Tensor
 from spectra.sources.base import Array, decode, natural_key, totals
-from spectra.sources.blobs import Blob, LocalBlob
+from spectra.sources.blobs import Blob, LocalBlob, RemoteBlob
 
 MAX_HEADER = 100_000_000  # the format's own limit
 MAX_FAR_HEADER = 25_000_000  # of a file far away: the hub's own limit
@@ -72,6 +72,12 @@ class SafetensorsFile:
         self._by_name = {tensor.name: tensor for tensor in tensors}
         self.ignored: tuple[Skipped, ...] = ()
         self.info = SourceInfo(self._blob.address, "safetensors", *totals(tensors))
+
+    def expect(self, names: Iterable[str]) -> None:
+        """Say which tensors will be read, so that what lies together far away is fetched together."""
+        if isinstance(self._blob, RemoteBlob):
+            spans = (self._spans[name] for name in names if name in self._spans)
+            self._blob.expect((begin, begin + size) for begin, size in spans)
 
     def read(self, name: str) -> Array:
         """Return one tensor; raises `CheckpointError` when the file has changed underneath."""

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from spectra.errors import CheckpointError
 from spectra.sources import blobs
-from spectra.sources.blobs import HEAD, FsspecBlob, LocalBlob, coalesce, read_many, shown
+from spectra.sources.blobs import HEAD, FsspecBlob, LocalBlob, coalesce, shown
 from spectra.sources.http_blobs import MAX_REDIRECTS, HttpBlob
 from spectra.sources.http_connections import HttpClient, Patience
 from tests.servers import RangeServer
@@ -64,24 +64,31 @@ def test_merged_ranges_cover_what_was_asked_and_little_else(ranges, gap, most):
         assert second[0] - first[1] > gap or second[1] - first[0] > most
 
 
-@given(RANGES)
-def test_many_ranges_read_together_are_those_read_one_by_one(ranges):
-    data = np.arange(600, dtype=np.uint16).astype(np.uint8)
-    blob = SimpleNamespace(read=lambda offset, nbytes: data[offset : offset + nbytes])
-    wanted = sorted(r for r in ranges if r[0] < r[1])
-    got = list(read_many(blob, ranges))
-    assert len(got) == len(wanted)
-    for raw, (begin, end) in zip(got, wanted, strict=True):
-        assert np.array_equal(raw, data[begin:end])
-
-
-def test_neighbours_cost_one_request(server, client):
+def test_neighbours_that_are_expected_cost_one_request(server, client):
     blob = opened(server, client)
     before = len(server.requests)
     parts = [(200_000, 201_000), (201_000, 202_000), (203_000, 203_500)]
-    for raw, part in zip(read_many(blob, parts), parts, strict=True):
-        assert same(raw, *part)
-    assert server.ranges()[before:] == ["bytes=200000-203499"]
+    blob.expect([*parts, (290_000, 290_010)])  # far from the others
+    for part in (*parts[::-1], parts[0]):  # in any order; what is read again is fetched again
+        assert same(blob.read(part[0], part[1] - part[0]), *part)
+    assert same(blob.read(200_500, 20), 200_500, 200_520)  # a piece of what was expected
+    assert server.ranges()[before:] == [
+        "bytes=200000-203499",
+        "bytes=200000-200999",
+        "bytes=200500-200519",
+    ]
+    assert not blob._fetched  # nothing is kept beyond its last reader
+
+
+def test_what_is_kept_for_later_is_bounded(server, client, monkeypatch):
+    monkeypatch.setattr(blobs, "KEPT", 5_000)
+    monkeypatch.setattr(blobs, "TOGETHER", 4_000)
+    blob = opened(server, client)
+    parts = [(begin, begin + 1_000) for begin in range(150_000, 190_000, 1_000)]
+    blob.expect(parts)
+    for part in parts[::4] + parts[1::4]:
+        assert same(blob.read(part[0], 1_000), *part)
+        assert sum(kept.size for kept in blob._fetched.values()) <= 5_000
 
 
 def test_a_local_file_is_read_where_asked_and_no_further(tmp_path):
