@@ -201,8 +201,9 @@ Examples:
 def analyze(source: str, **options: Any) -> None:  # noqa: ANN401 - click's values
     """Diagnose the weights in SOURCE, layer by layer.
 
-    SOURCE is a checkpoint: a safetensors or torch file (.pt .pth .th .bin .ckpt), an index of
-    shards, or a folder that holds one. Nothing in it is ever run.
+    SOURCE is a checkpoint: a file (safetensors, torch, TorchScript, GGUF, ONNX, Keras, NumPy, Flax),
+    an index of shards, a folder that holds one, a repository of the Hugging Face hub (org/name), or
+    a URL. Nothing in it is ever run.
 
     Exit codes: 0 done; 2 wrong usage; 3 SOURCE cannot be read, or is refused; 4 some layers have
     no numbers and --strict was given; 130 interrupted (what was done is written, and marked).
