@@ -1,7 +1,7 @@
 """Bytes by position: a file on disk, or one far away of which only what is asked for travels.
 
 A far file is known by its first 100 KB, fetched once and kept, in which most headers fit; everything
-else is fetched when it is read. See `spectra.sources.http_blobs` for plain web servers.
+else is fetched when it is read. See `spectra.sources.remote.http_blobs` for plain web servers.
 """
 
 import contextlib

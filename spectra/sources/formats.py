@@ -97,13 +97,13 @@ def _flax(path: Path) -> Source:
 
 
 def _program(path: Path) -> Source:
-    from spectra.sources.torch_programs import TorchProgram
+    from spectra.sources.pytorch.torch_programs import TorchProgram
 
     return TorchProgram(path)
 
 
 def _torch(path: Path) -> Source:
-    from spectra.sources.torch_files import TorchFile
+    from spectra.sources.pytorch.torch_files import TorchFile
 
     return TorchFile(path)
 
@@ -195,7 +195,10 @@ def open_path(path: Path, *, allow_partial: bool = False) -> Source:
 
 
 def _open_folder(path: Path, *, allow_partial: bool) -> Source:
-    from spectra.sources.distributed_checkpoints import DistributedCheckpoint, is_distributed
+    from spectra.sources.pytorch.distributed_checkpoints import (
+        DistributedCheckpoint,
+        is_distributed,
+    )
 
     if is_distributed(path):
         return DistributedCheckpoint(path)

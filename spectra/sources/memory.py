@@ -9,8 +9,8 @@ import numpy as np
 
 from spectra.errors import WeightError
 from spectra.records import Kind, Skipped, SourceInfo, Tensor
-from spectra.sources import torch_files
 from spectra.sources.base import CONVOLUTIONS, Array, totals
+from spectra.sources.pytorch import torch_files
 
 if TYPE_CHECKING:
     from torch import nn

@@ -8,8 +8,9 @@ from click.testing import CliRunner
 
 from spectra.cli import main
 from spectra.records import Finding, Status
-from spectra.sources import cuts, quantized_rules
+from spectra.sources import cuts
 from spectra.sources.formats import FORMATS
+from spectra.sources.quantized import rules
 from spectra.sources.refusals import REFUSALS
 from tests.conftest import ROOT, real_weights
 
@@ -80,7 +81,7 @@ def test_every_rule_of_cutting_is_on_its_page(rule):
     assert f"| {rule.words} |" in CHECKPOINTS
 
 
-@pytest.mark.parametrize("rule", quantized_rules.RULES, ids=lambda rule: rule.scheme)
+@pytest.mark.parametrize("rule", rules.RULES, ids=lambda rule: rule.scheme)
 def test_every_quantisation_is_on_its_page(rule):
     assert f"| {rule.scheme} |" in CHECKPOINTS
 
@@ -93,7 +94,7 @@ def test_every_refusal_is_on_its_page_with_its_way_out(refusal):
 
 def test_the_page_names_nothing_that_is_not_there():
     tables = re.findall(r"^\| ([^|`]+) \|$", CHECKPOINTS, re.MULTILINE)
-    schemes = {rule.scheme for rule in quantized_rules.RULES}
+    schemes = {rule.scheme for rule in rules.RULES}
     assert set(tables) - {"scheme", "---"} == schemes
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     for form in FORMATS:

@@ -12,8 +12,8 @@ from safetensors.numpy import save, save_file
 
 from spectra.errors import CheckpointError
 from spectra.sources.blobs import HEAD
-from spectra.sources.http_connections import HttpClient, Patience
 from spectra.sources.remote import open_url
+from spectra.sources.remote.http_connections import HttpClient, Patience
 from spectra.sources.safetensors_files import SafetensorsFile
 from tests.integration.test_hostile_input import SAFETENSORS, entry, framed, tensors
 from tests.servers import RangeServer

@@ -7,8 +7,8 @@ import pytest
 from safetensors.numpy import save
 
 from spectra.errors import CheckpointError
-from spectra.sources.http_connections import HttpClient, Patience
 from spectra.sources.remote import open_repository, open_url
+from spectra.sources.remote.http_connections import HttpClient, Patience
 from tests.servers import RangeServer
 
 hub = pytest.importorskip("huggingface_hub")

@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import save_file
 
 from spectra.errors import CheckpointError
-from spectra.sources import dequantize, quantized
+from spectra.sources import quantized
+from spectra.sources.quantized import dequantize
 from spectra.sources.safetensors_files import SafetensorsFile
 
 E4M3, E5M2 = torch.float8_e4m3fn, torch.float8_e5m2

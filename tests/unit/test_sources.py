@@ -9,8 +9,9 @@ from safetensors.torch import save_file as save_torch
 
 import spectra
 from spectra.errors import CheckpointError, WeightError
-from spectra.sources import demo_model, open_source, torch_files
+from spectra.sources import demo_model, open_source
 from spectra.sources.base import natural_key
+from spectra.sources.pytorch import torch_files
 
 STORED = {
     "float64": torch.float64,

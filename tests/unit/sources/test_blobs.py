@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from spectra.errors import CheckpointError
 from spectra.sources import blobs
 from spectra.sources.blobs import HEAD, FsspecBlob, LocalBlob, coalesce, shown
-from spectra.sources.http_blobs import MAX_REDIRECTS, HttpBlob
-from spectra.sources.http_connections import HttpClient, Patience
+from spectra.sources.remote.http_blobs import MAX_REDIRECTS, HttpBlob
+from spectra.sources.remote.http_connections import HttpClient, Patience
 from tests.servers import RangeServer
 
 SIZE = 300_000

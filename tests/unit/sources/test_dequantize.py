@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from spectra.sources import dequantize
+from spectra.sources.quantized import dequantize
 
 
 def rng(seed=0):

@@ -18,7 +18,7 @@ from torch.distributed.checkpoint.metadata import (
     TensorStorageMetadata,
 )
 
-from spectra.sources.distributed_checkpoints import DistributedCheckpoint, is_distributed
+from spectra.sources.pytorch.distributed_checkpoints import DistributedCheckpoint, is_distributed
 
 TYPES = [
     torch.float64,

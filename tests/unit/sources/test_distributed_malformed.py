@@ -18,8 +18,8 @@ from torch.distributed.checkpoint.metadata import (
 )
 
 from spectra.errors import CheckpointError
-from spectra.sources import distributed_metadata
-from spectra.sources.distributed_checkpoints import DistributedCheckpoint
+from spectra.sources.pytorch import distributed_metadata
+from spectra.sources.pytorch.distributed_checkpoints import DistributedCheckpoint
 from tests.unit.sources.test_distributed_checkpoints import (
     SPLITS,
     Pieces,

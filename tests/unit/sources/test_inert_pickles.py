@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from spectra.errors import CheckpointError
-from spectra.sources import inert_pickles
-from spectra.sources.inert_pickles import Call, Global, read_pickle
+from spectra.sources.pytorch import inert_pickles
+from spectra.sources.pytorch.inert_pickles import Call, Global, read_pickle
 
 PATH = Path("a.pkl")
 PLAIN = {

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from spectra.errors import CheckpointError
-from spectra.sources import stored_tensors, torch_archives
-from spectra.sources.torch_programs import TorchProgram, is_program
+from spectra.sources.pytorch import stored_tensors, torch_archives
+from spectra.sources.pytorch.torch_programs import TorchProgram, is_program
 
 # torch deprecates its own format; files of it stay.
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from spectra.errors import CheckpointError
-from spectra.sources.torch_programs import TorchProgram
+from spectra.sources.pytorch.torch_programs import TorchProgram
 from tests.unit.sources.test_torch_programs import (
     Net,
     export,

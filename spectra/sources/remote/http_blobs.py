@@ -20,7 +20,7 @@ import numpy as np
 from spectra.errors import CheckpointError
 from spectra.sources.base import Array
 from spectra.sources.blobs import HEAD, RemoteBlob, changed, shown
-from spectra.sources.http_connections import HttpClient, basic, origin
+from spectra.sources.remote.http_connections import HttpClient, basic, origin
 
 MAX_REDIRECTS = 10
 MAX_WHOLE = 2**20  # a server without ranges may still give files as small as this

@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from spectra.records import Tensor
 from spectra.sources.base import FLOAT_TYPES, Array, decode
-from spectra.sources.inert_pickles import PERSISTENT, Call, Global
-from spectra.sources.torch_archives import TorchArchive
+from spectra.sources.pytorch.inert_pickles import PERSISTENT, Call, Global
+from spectra.sources.pytorch.torch_archives import TorchArchive
 
 MAX_DIMENSIONS = 64
 MAX_ELEMENTS = 2**56

@@ -12,10 +12,10 @@ import numpy as np
 from spectra.errors import CheckpointError
 from spectra.records import SourceInfo, Tensor
 from spectra.sources.base import FLOAT_TYPES, Array, no_tensors, totals
-from spectra.sources.distributed_metadata import METADATA, Chunk, bad_shape, read_metadata
 from spectra.sources.folders import contained
-from spectra.sources.stored_tensors import OTHER_TYPES, TENSOR_GLOBALS, tensor_of
-from spectra.sources.torch_archives import TorchArchive
+from spectra.sources.pytorch.distributed_metadata import METADATA, Chunk, bad_shape, read_metadata
+from spectra.sources.pytorch.stored_tensors import OTHER_TYPES, TENSOR_GLOBALS, tensor_of
+from spectra.sources.pytorch.torch_archives import TorchArchive
 
 SHOWN = 4  # missing files that an error names
 

@@ -3,13 +3,13 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from spectra.sources import quantized_scales, quantized_words
-from spectra.sources.quantized_scales import Pieces, Plan
+from spectra.sources.quantized import packed_words, scaled_codes
+from spectra.sources.quantized.scaled_codes import Pieces, Plan
 
 INT32, INT8, UINT8 = frozenset({"int32", "uint32"}), frozenset({"int8"}), frozenset({"uint8"})
 BYTES = frozenset({"uint8", "int8", "float4_e2m1fn_x2"})
 
-STATES = (f"{quantized_words.STATE}nf4", f"{quantized_words.STATE}fp4", "weight.absmax")
+STATES = (f"{packed_words.STATE}nf4", f"{packed_words.STATE}fp4", "weight.absmax")
 NESTED = ("weight.nested_absmax", "weight.nested_quant_map", "weight.nested_offset")
 ACTIVATIONS = (
     *("input_scale", "input_scale_inv", "input_global_scale", "input_zero_point"),
@@ -37,7 +37,7 @@ class Rule:
 
 def _has_exponents(pieces: Pieces) -> bool:
     scale = pieces.beside.get("weight_scale") or pieces.beside.get("scale")
-    return scale is not None and scale.dtype in quantized_scales.EXPONENTS
+    return scale is not None and scale.dtype in scaled_codes.EXPONENTS
 
 
 def _is_blocks(pieces: Pieces) -> bool:
@@ -52,7 +52,7 @@ RULES: tuple[Rule, ...] = (
         types=None,
         marks=STATES,
         others=("weight.quant_map", *NESTED),
-        plan=quantized_words.bitsandbytes4,
+        plan=packed_words.bitsandbytes4,
     ),
     Rule(
         "bitsandbytes int8",
@@ -60,7 +60,7 @@ RULES: tuple[Rule, ...] = (
         types=INT8,
         marks=("SCB",),
         others=("weight_format",),
-        plan=quantized_scales.bitsandbytes8,
+        plan=scaled_codes.bitsandbytes8,
     ),
     Rule(
         "GPTQ or AWQ",
@@ -68,14 +68,14 @@ RULES: tuple[Rule, ...] = (
         types=INT32,
         marks=("scales", "qzeros"),
         others=("g_idx",),
-        plan=quantized_words.gptq_or_awq,
+        plan=packed_words.gptq_or_awq,
     ),
     Rule(
         "MXFP4 experts of gpt-oss",
         codes="_blocks",
         types=UINT8,
         others=("_scales",),
-        plan=quantized_scales.mxfp4_experts,
+        plan=scaled_codes.mxfp4_experts,
         logical="",
         when=_is_blocks,
     ),
@@ -84,14 +84,14 @@ RULES: tuple[Rule, ...] = (
         codes="weight_packed",
         types=UINT8,
         others=("weight_scale", "weight_global_scale"),
-        plan=quantized_scales.packed_float4,
+        plan=scaled_codes.packed_float4,
     ),
     Rule(
         "compressed-tensors, packed integers",
         codes="weight_packed",
         types=INT32,
         others=("weight_scale", "weight_shape", "weight_zero_point", "weight_g_idx"),
-        plan=quantized_words.integers,
+        plan=packed_words.integers,
     ),
     Rule(
         "ModelOpt NVFP4",
@@ -99,14 +99,14 @@ RULES: tuple[Rule, ...] = (
         types=BYTES,
         marks=("weight_scale_2",),
         others=("weight_scale",),
-        plan=quantized_scales.modelopt_float4,
+        plan=scaled_codes.modelopt_float4,
     ),
     Rule(
         "MXFP4 of DeepSeek and Quark",
         codes="weight",
         types=BYTES,
         marks=("weight_scale", "scale"),
-        plan=quantized_scales.mxfp4,
+        plan=scaled_codes.mxfp4,
         when=_has_exponents,
     ),
     Rule(
@@ -115,21 +115,21 @@ RULES: tuple[Rule, ...] = (
         types=INT8,
         marks=("weight_scale",),
         others=("weight_zero_point",),
-        plan=quantized_scales.integer8,
+        plan=scaled_codes.integer8,
     ),
     Rule(
         "fp8",
         codes="weight",
-        types=quantized_scales.FLOAT8,
-        marks=quantized_scales.SCALES,
-        plan=quantized_scales.float8,
+        types=scaled_codes.FLOAT8,
+        marks=scaled_codes.SCALES,
+        plan=scaled_codes.float8,
     ),
     Rule(
         "fp8, fused",
         codes="",
-        types=quantized_scales.FLOAT8,
+        types=scaled_codes.FLOAT8,
         marks=("_scale_inv", "_scale"),
-        plan=quantized_scales.float8,
+        plan=scaled_codes.float8,
         logical="",
     ),
 )

@@ -13,9 +13,9 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 
 from spectra.records import Tensor
-from spectra.sources import dequantize
 from spectra.sources.base import Array, Source
-from spectra.sources.quantized_configs import Settings
+from spectra.sources.quantized import dequantize
+from spectra.sources.quantized.configs import Settings
 
 FLOAT8 = frozenset({"float8_e4m3fn", "float8_e5m2"})
 EXPONENTS = frozenset({"uint8", "float8_e8m0fnu"})

@@ -7,9 +7,9 @@ from collections.abc import Callable
 import numpy as np
 
 from spectra.records import Tensor
-from spectra.sources import dequantize
 from spectra.sources.base import Array
-from spectra.sources.quantized_scales import Pieces, Plan, Rows
+from spectra.sources.quantized import dequantize
+from spectra.sources.quantized.scaled_codes import Pieces, Plan, Rows
 
 MAX_STATE = 2**16
 """Bytes of the JSON text in which bitsandbytes keeps the shape of a weight."""

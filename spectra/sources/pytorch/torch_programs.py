@@ -13,9 +13,9 @@ from typing import Any
 from spectra.errors import CheckpointError
 from spectra.records import Skipped, SourceInfo
 from spectra.sources.base import Array, no_tensors, totals
-from spectra.sources.inert_pickles import Call
-from spectra.sources.stored_tensors import TENSOR_GLOBALS, Stored, tensor_of, view_of
-from spectra.sources.torch_archives import TorchArchive
+from spectra.sources.pytorch.inert_pickles import Call
+from spectra.sources.pytorch.stored_tensors import TENSOR_GLOBALS, Stored, tensor_of, view_of
+from spectra.sources.pytorch.torch_archives import TorchArchive
 
 MAX_NODES = 200_000
 MAX_DEPTH = 50

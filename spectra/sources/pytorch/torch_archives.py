@@ -14,8 +14,8 @@ import numpy as np
 
 from spectra.errors import CheckpointError
 from spectra.sources.base import Array
-from spectra.sources.inert_pickles import MAX_PICKLE, read_pickle
-from spectra.sources.torch_files import MAX_ENTRIES, MAX_RATIO
+from spectra.sources.pytorch.inert_pickles import MAX_PICKLE, read_pickle
+from spectra.sources.pytorch.torch_files import MAX_ENTRIES, MAX_RATIO
 from spectra.sources.zips import Window
 
 MAX_DEFLATED = 64 * 2**20  # torch stores plainly; what was packed anew is unpacked whole, in memory

@@ -12,16 +12,16 @@ from urllib.request import url2pathname
 from spectra.errors import CheckpointError
 from spectra.sources.base import Source, require
 from spectra.sources.blobs import Blob, FsspecBlob, located, shown
-from spectra.sources.far_folders import (
+from spectra.sources.folders import INDEX_ENDING
+from spectra.sources.remote.far_folders import (
     ENDING,
     FarFolder,
     open_far_file,
     open_far_folder,
     plain,
 )
-from spectra.sources.folders import INDEX_ENDING
-from spectra.sources.http_blobs import HttpBlob
-from spectra.sources.http_connections import HttpClient
+from spectra.sources.remote.http_blobs import HttpBlob
+from spectra.sources.remote.http_connections import HttpClient
 
 REPOSITORY = re.compile(
     r"(?:hf://)?(?P<id>[\w-][\w.-]*/[\w-][\w.-]*)"

@@ -16,9 +16,9 @@ import numpy as np
 from spectra.errors import CheckpointError
 from spectra.records import Skipped, Tensor
 from spectra.sources.folders import contained
-from spectra.sources.inert_pickles import MAX_PICKLE, Call, Global, read_pickle
-from spectra.sources.stored_tensors import ITEM_SIZES, is_possible, whole_numbers
-from spectra.sources.torch_files import OPTIMIZER_KEY, ROOTS
+from spectra.sources.pytorch.inert_pickles import MAX_PICKLE, Call, Global, read_pickle
+from spectra.sources.pytorch.stored_tensors import ITEM_SIZES, is_possible, whole_numbers
+from spectra.sources.pytorch.torch_files import OPTIMIZER_KEY, ROOTS
 
 METADATA = ".metadata"
 MAX_CHUNKS = 32_768

@@ -1,6 +1,6 @@
 """Quantised checkpoints as what their codes stand for: each weight once, computed when it is read.
 
-``RULES`` is the table of quantized_scales. Codes that no rule reads (of another method, or of none that is
+``RULES`` is the table of scaled_codes. Codes that no rule reads (of another method, or of none that is
 known) are listed as such, never as numbers.
 
 One-byte floats without scales are the weights themselves where no weight of the source has scales
@@ -19,11 +19,11 @@ import numpy as np
 
 from spectra.errors import CheckpointError
 from spectra.records import Skipped, Tensor
-from spectra.sources import quantized_scales
 from spectra.sources.base import Array, Source, totals
-from spectra.sources.quantized_configs import Settings, settings_of
-from spectra.sources.quantized_rules import ACTIVATIONS, RULES, role
-from spectra.sources.quantized_scales import Pieces, Plan
+from spectra.sources.quantized import scaled_codes
+from spectra.sources.quantized.configs import Settings, settings_of
+from spectra.sources.quantized.rules import ACTIVATIONS, RULES, role
+from spectra.sources.quantized.scaled_codes import Pieces, Plan
 
 LARGEST_GAIN = 16
 """Bytes of float32 for a byte of codes, at two bits each."""
@@ -208,15 +208,15 @@ def _take_plain_float8(
         tensor
         for tensor in source.tensors
         if tensor.name not in layers and tensor.name not in helpers and tensor.nbytes
-        if tensor.dtype in quantized_scales.FLOAT8
+        if tensor.dtype in scaled_codes.FLOAT8
     ]
     cast = not layers and not helpers and not stated.method
     for tensor in lone:
         pieces = Pieces(source, tensor, {}, stated)
         if cast:
-            layers[tensor.name] = _layer(tensor.name, "", quantized_scales.plain_float8, pieces)
+            layers[tensor.name] = _layer(tensor.name, "", scaled_codes.plain_float8, pieces)
         elif len(tensor.shape) > 1:
-            layers[tensor.name] = _layer(tensor.name, "fp8", quantized_scales.float8, pieces)
+            layers[tensor.name] = _layer(tensor.name, "fp8", scaled_codes.float8, pieces)
 
 
 def _take_unread(

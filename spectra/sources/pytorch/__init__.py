@@ -1,0 +1,1 @@
+"""What torch writes: checkpoints, programs, distributed folders; read without running any of it."""
