@@ -25,7 +25,7 @@ CHOICES = (
     (".npz",),
 )
 ENDINGS = tuple(ending for endings in CHOICES for ending in endings)
-SHARD = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})$")
+SHARD = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})")
 # Training leaves these beside the model; none of them holds its weights.
 NOT_WEIGHTS = re.compile(
     r"^(optimizer|scheduler|training_args|rng_state|scaler|random_states|mmproj)"
@@ -123,49 +123,66 @@ def _open_loose(
     """Open weight files that no index describes: one file, or a complete set of shards."""
     # Some repositories ship the same model twice, as model*.safetensors and as consolidated*.
     preferred = [p for p in weights if not p.name.startswith("consolidated")] or weights
-    matches = [SHARD.match(p.name.rsplit(".", 1)[0]) for p in preferred]
+    matches = [SHARD.fullmatch(p.stem) for p in preferred]
     if len(preferred) == 1 and not matches[0]:
         return open_file(preferred[0])
-    sets = {(m["stem"], m["count"]) for m in matches if m}
-    if None in matches or len(sets) != 1:
-        raise CheckpointError(
-            "E_AMBIGUOUS",
-            str(folder),
-            f"holds {len(preferred)} checkpoints: {', '.join(p.name for p in preferred[:4])}"
-            + (", ..." if len(preferred) > 4 else ""),
-            "give one file",
-        )
-    stem, count = sets.pop()
-    suffix = preferred[0].suffix
-    expected = [f"{stem}-{n:05d}-of-{count}{suffix}" for n in range(1, int(count) + 1)]
-    names = {p.name for p in preferred}
-    if names - set(expected):
-        raise CheckpointError(
-            "E_AMBIGUOUS",
-            str(folder),
-            f"holds {', '.join(sorted(names - set(expected)))}, more than its own count of shards",
-            "give one file, or remove it",
-        )
-    if suffix == GGUF_ENDING:
+    expected = shards_of(str(folder), [p.name for p in preferred])
+    if preferred[0].suffix == GGUF_ENDING:
         return open_file(preferred[0])  # which opens the parts that go with it
     note = "shards without an index"
     return _open_shards(folder, expected, open_file, note=note, allow_partial=allow_partial)
+
+
+def shards_of(address: str, names: Sequence[str]) -> list[str]:
+    """Return the files of the one set of numbered shards that `names` belong to, missing ones too.
+
+    Raises
+    ------
+    CheckpointError
+        If they are several sets, none, or more files than the set counts.
+    """
+    matches = [SHARD.fullmatch(name.rpartition(".")[0]) for name in names]
+    sets = {(m["stem"], m["count"]) for m in matches if m}
+    if None in matches or len(sets) != 1:
+        listed = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
+        reason = f"holds {len(names)} checkpoints: {listed}"
+        raise CheckpointError("E_AMBIGUOUS", address, reason, "give one file")
+    stem, count = sets.pop()
+    ending = names[0].rpartition(".")[2]
+    expected = [f"{stem}-{n:05d}-of-{count}.{ending}" for n in range(1, int(count) + 1)]
+    surplus = sorted(set(names) - set(expected))
+    if surplus:
+        reason = f"holds {', '.join(surplus)}, more than its own count of shards"
+        raise CheckpointError("E_AMBIGUOUS", address, reason, "give one file, or remove it")
+    return expected
+
+
+def weight_map_of(address: str, raw: bytes) -> Mapping[str, str]:
+    """Return which shard an index says each tensor is in.
+
+    Raises
+    ------
+    CheckpointError
+        ``E_INDEX`` if it is no index.
+    """
+    try:
+        weight_map = json.loads(raw)["weight_map"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        weight_map = None
+    if not isinstance(weight_map, Mapping) or not weight_map:
+        raise bad_index(address, "has no weight_map")
+    if not all(
+        isinstance(name, str) and not name.endswith(INDEX_ENDING) for name in weight_map.values()
+    ):
+        raise bad_index(address, "has a weight_map whose values are no weight files")
+    return weight_map
 
 
 def open_index(index: Path, open_file: Opener, *, allow_partial: bool = False) -> Source:
     """Open the shards an index names, all of them inside its folder and none missing."""
     if index.stat().st_size > MAX_INDEX:
         raise CheckpointError("E_INDEX", str(index), "is too large for an index", "check the file")
-    try:
-        weight_map = json.loads(index.read_bytes())["weight_map"]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        weight_map = None
-    if not isinstance(weight_map, Mapping) or not weight_map:
-        raise _bad_index(index, "has no weight_map")
-    if not all(
-        isinstance(name, str) and not name.endswith(INDEX_ENDING) for name in weight_map.values()
-    ):
-        raise _bad_index(index, "has a weight_map whose values are no weight files")
+    weight_map = weight_map_of(str(index), index.read_bytes())
     names = sorted(set(weight_map.values()), key=natural_key)
     note = f"listed by {index.name}"
     source = _open_shards(index.parent, names, open_file, note=note, allow_partial=allow_partial)
@@ -173,7 +190,9 @@ def open_index(index: Path, open_file: Opener, *, allow_partial: bool = False) -
         name for name, shard in weight_map.items() if source.home(name) != index.parent / shard
     )
     if absent and not source.info.partial:
-        raise _bad_index(index, f"names {len(absent)} tensors its shards lack, first {absent[0]!r}")
+        raise bad_index(
+            str(index), f"names {len(absent)} tensors its shards lack, first {absent[0]!r}"
+        )
     return source
 
 
@@ -222,5 +241,6 @@ def _outside(folder: Path, name: str) -> CheckpointError:
     return CheckpointError("E_PATH", str(folder), reason, "do not trust it")
 
 
-def _bad_index(index: Path, reason: str) -> CheckpointError:
-    return CheckpointError("E_INDEX", str(index), reason, "download it again")
+def bad_index(address: str, reason: str) -> CheckpointError:
+    """Build the error for an index that is none."""
+    return CheckpointError("E_INDEX", address, reason, "download it again")

@@ -203,7 +203,7 @@ BAD_INDEXES = {
     "query": ({"w": "x?y.safetensors"}, "E_PATH"),
     "absent": ({"w": "absent.safetensors"}, "E_MISSING_SHARD"),
     "torch": ({"w": "pytorch_model.bin"}, "E_FORMAT"),
-    "itself": ({"w": INDEX}, "E_FORMAT"),
+    "itself": ({"w": INDEX}, "E_INDEX"),
     "lies": ({"other": "model-00001-of-00002.safetensors"}, "E_INDEX"),
     "number": ({"w": 3}, "E_INDEX"),
     "list": ([], "E_INDEX"),

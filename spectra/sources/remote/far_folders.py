@@ -4,7 +4,6 @@ Only safetensors are read from afar: their header says where every tensor lies, 
 own bytes. Everything else is named, with the advice to download it.
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,7 +11,16 @@ from dataclasses import dataclass
 from spectra.errors import CheckpointError
 from spectra.sources.base import Source, natural_key
 from spectra.sources.blobs import Blob
-from spectra.sources.folders import INDEX_ENDING, NOT_WEIGHTS, SHARD, USUAL_INDEXES, ShardedSource
+from spectra.sources.folders import (
+    INDEX_ENDING,
+    NOT_WEIGHTS,
+    SHARD,
+    USUAL_INDEXES,
+    ShardedSource,
+    bad_index,
+    shards_of,
+    weight_map_of,
+)
 from spectra.sources.safetensors_files import SafetensorsFile
 
 MAX_INDEX = 32 * 2**20  # of a far index; one of 100,000 tensors has 10 MB
@@ -95,15 +103,8 @@ def _open_unlisted(folder: FarFolder) -> Source:
 
 
 def _complete(address: str, names: Sequence[str]) -> list[str]:
-    """Return the files of the one set of numbered shards that these names are."""
-    matches = [SHARD.fullmatch(name.removesuffix(ENDING)) for name in names]
-    sets = {(m["stem"], int(m["count"])) for m in matches if m}
-    if None in matches or len(sets) != 1:
-        reason = f"holds {len(names)} checkpoints: {', '.join(names[:4])}"
-        raise CheckpointError("E_AMBIGUOUS", address, reason, "give one file")
-    stem, count = sets.pop()
-    numbers = range(1, min(count, MAX_SHARDS) + 1)
-    expected = [f"{stem}-{n:05d}-of-{count:05d}{ENDING}" for n in numbers]
+    """Return the files of the one set of numbered shards that these names are, none missing."""
+    expected = shards_of(address, names)
     missing = [name for name in expected if name not in names]
     if missing:
         raise _missing(address, missing, len(expected))
@@ -113,15 +114,8 @@ def _complete(address: str, names: Sequence[str]) -> list[str]:
 def _open_index(folder: FarFolder, name: str, blob: Blob) -> Source:
     """Open the shards an index names, all of them inside its folder."""
     if blob.size > MAX_INDEX:
-        raise _bad_index(blob, f"is too large for an index ({blob.size:,} bytes)")
-    try:
-        weight_map = json.loads(blob.read(0, blob.size).tobytes())["weight_map"]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        weight_map = None
-    if not isinstance(weight_map, Mapping) or not weight_map:
-        raise _bad_index(blob, "has no weight_map")
-    if not all(isinstance(shard, str) for shard in weight_map.values()):
-        raise _bad_index(blob, "has a weight_map whose values are no weight files")
+        raise bad_index(blob.address, f"is too large for an index ({blob.size:,} bytes)")
+    weight_map = weight_map_of(blob.address, blob.read(0, blob.size).tobytes())
     shards = sorted(set(weight_map.values()), key=natural_key)
     if len(shards) > MAX_SHARDS:
         raise CheckpointError("E_LIMIT", blob.address, f"names {len(shards):,} shards", "check it")
@@ -139,7 +133,9 @@ def _open_index(folder: FarFolder, name: str, blob: Blob) -> Source:
     source = _open_shards(folder, shards, f"listed by {name}")
     absent = sorted(weight_map.keys() - {tensor.name for tensor in source.tensors})
     if absent:
-        raise _bad_index(blob, f"names {len(absent)} tensors its shards lack, first {absent[0]!r}")
+        raise bad_index(
+            blob.address, f"names {len(absent)} tensors its shards lack, first {absent[0]!r}"
+        )
     return source
 
 
@@ -172,7 +168,3 @@ def plain(name: str) -> bool:
 def _missing(address: str, missing: Sequence[str], count: int) -> CheckpointError:
     reason = f"lacks {len(missing)} of {count} shards: {', '.join(missing[:4])}"
     return CheckpointError("E_MISSING_SHARD", address, reason, "upload the rest")
-
-
-def _bad_index(blob: Blob, reason: str) -> CheckpointError:
-    return CheckpointError("E_INDEX", blob.address, reason, "upload it again")
