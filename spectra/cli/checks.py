@@ -11,9 +11,11 @@ import numpy as np
 import spectra
 from spectra import engine, sources
 from spectra.analysis import analyze
+from spectra.engine import lapack
 from spectra.records import Matrix, Spectrum
 
 PACKAGES = ("numpy", "scipy", "torch", "safetensors", "matplotlib", "powerlaw", "click", "rich")
+OPTIONAL = {"gguf": "gguf", "onnx": "onnx", "h5py": "keras", "huggingface_hub": "hf"}
 
 
 def run() -> bool:
@@ -24,11 +26,22 @@ def run() -> bool:
             version = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             version = "missing: pip install spectra-diagnostics"
-        click.echo(f"  {package:<12} {version}")
+        click.echo(f"  {package:<15} {version}")
     blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
-    click.echo(f"  {'BLAS':<12} {blas.get('name', 'unknown')} {blas.get('version', '')}")
-    click.echo(f"  {'cores':<12} {os.cpu_count()}")
-    click.echo(f"  {'device':<12} {engine.resolve_device('auto')} (what --device auto takes)")
+    click.echo(f"  {'BLAS':<15} {blas.get('name', 'unknown')} {blas.get('version', '')}")
+    for package, extra in OPTIONAL.items():
+        try:
+            version = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            version = f"not installed: pip install 'spectra-diagnostics[{extra}]'"
+        click.echo(f"  {package:<15} {version}")
+    found = lapack.library()
+    how = "in place, one and two stages" if found else "by NumPy alone: slower, more memory"
+    click.echo(f"  {'LAPACK':<15} {how}")
+    machine = engine.this_machine()
+    click.echo(f"  {'cores':<15} {machine.cores} (of {os.cpu_count()})")
+    click.echo(f"  {'memory':<15} {machine.memory / 1e9:.1f} GB free")
+    click.echo(f"  {'device':<15} {engine.resolve_device('auto')} (what --device auto takes)")
     checks = {
         "eigenvalues agree with the singular values": _solver_is_right(),
         "the shipped model gives the expected alpha": _demo_is_right(),
