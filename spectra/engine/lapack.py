@@ -162,5 +162,6 @@ def controller() -> threadpoolctl.ThreadpoolController:
 
 def n_threads() -> int:
     """Return how many threads the BLAS takes unless told otherwise (OMP_NUM_THREADS and its kin)."""
-    counts = [module["num_threads"] for module in threadpoolctl.threadpool_info()]
+    modules = threadpoolctl.threadpool_info()
+    counts = [module["num_threads"] for module in modules if module["user_api"] == "blas"]
     return max(counts, default=1)
