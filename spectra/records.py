@@ -115,7 +115,7 @@ class Tensor:
     (tied weights); ``None`` where the format cannot say. ``owner`` is the class of the module that
     holds it, which says of what ``kind`` it is and of how many ``groups``; None for files.
     ``dequantised_from`` names the codes that its numbers are computed from; ``dtype`` is then that
-    of the result.
+    of the result. A ``whole`` tensor is computed as one: its rows cost as much as all of it.
     """
 
     name: str
@@ -127,6 +127,7 @@ class Tensor:
     kind: Kind | None = None
     groups: int = 1
     dequantised_from: str = ""
+    whole: bool = False
 
 
 @dataclass(frozen=True, slots=True)

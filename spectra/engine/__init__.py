@@ -27,13 +27,13 @@ from spectra.engine.planning import (
 )
 from spectra.engine.pool import is_solving
 from spectra.engine.weights import (
-    UNREADABLE,
     Failure,
     Read,
     Stack,
     Weights,
     out_of_memory,
 )
+from spectra.errors import CheckpointError
 from spectra.records import Matrix, Spectrum, Status
 
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
@@ -141,7 +141,7 @@ def _attempt(
         return [cpu.solve(w, plan.precision, resolution, two_stage=two_stage) for w in layers]
     except MemoryError:
         failure = out_of_memory(job.nbytes, plan.machine.memory)
-    except UNREADABLE as error:  # of a streamed matrix
+    except (CheckpointError, OSError) as error:  # of a matrix read while it is solved
         failure = Failure(Status.UNREADABLE, str(error))
     if len(layers) == 1:
         return [failure]

@@ -104,7 +104,7 @@ def _summed(
 def _to_device(stack: Stack, device: str, exponent: int) -> torch.Tensor:
     """Move weights as stored, and only there to wider types: fewer bytes cross the bus."""
     native = np.ascontiguousarray(stack, stack.dtype.newbyteorder("="))
-    moved = torch.from_numpy(native).to(device)
+    moved = torch.from_numpy(native if native.flags.writeable else native.copy()).to(device)
     if exponent:
         moved = torch.ldexp(moved.double(), torch.tensor(-exponent, device=device))
     return moved
@@ -127,9 +127,8 @@ def _solved(stacks: Sequence[_DeviceGrams], device: str) -> list[tuple[Float64, 
         return []
     sizes = [len(grams.matrices) for grams in stacks]
     squares = [_squares(grams.matrices) for grams in stacks]
-    on_device = [grams.matrices.to(device) for grams in stacks]
-    whole = on_device[0] if len(on_device) == 1 else torch.cat(on_device)
-    del on_device
+    found = _with_memory(lambda: torch.cat([grams.matrices.to(device) for grams in stacks]))
+    whole = torch.cat([grams.matrices.cpu() for grams in stacks]) if found is None else found
     for grams in stacks:
         grams.matrices = torch.empty(0)  # the stack holds them now
     values = _eigenvalues(whole)

@@ -44,12 +44,12 @@ def add_gram(part: Real, gram: Real, *, tall: bool) -> None:
     part : ndarray of shape (k, M) if `tall`, else (M, k)
         C-contiguous, of the dtype of `gram`.
     gram : ndarray of shape (M, M)
-        C-contiguous; its upper triangle is added to, the other one is left alone or filled alike.
+        C-contiguous; its upper triangle is added to, the other one is left alone.
     """
     M = gram.shape[0]
     found = library()
     if found is None:
-        gram += part.T @ part if tall else part @ part.T
+        gram += np.triu(part.T @ part if tall else part @ part.T)
         return
     letter, real = LETTERS[gram.dtype]
     count, one = found.integer, ctypes.byref(real(1.0))
@@ -160,8 +160,12 @@ def controller() -> threadpoolctl.ThreadpoolController:
     return threadpoolctl.ThreadpoolController()
 
 
+@functools.cache
 def n_threads() -> int:
-    """Return how many threads the BLAS takes unless told otherwise (OMP_NUM_THREADS and its kin)."""
+    """Return how many threads the BLAS takes by itself (OPENBLAS_NUM_THREADS and its kin).
+
+    Looked at once, before any run has limited them.
+    """
     modules = threadpoolctl.threadpool_info()
     counts = [module["num_threads"] for module in modules if module["user_api"] == "blas"]
     return max(counts, default=1)

@@ -68,7 +68,11 @@ def _left_in_group() -> int:
     group = Path("/sys/fs/cgroup")
     try:
         most = int((group / "memory.max").read_text("ascii"))
-        return most - int((group / "memory.current").read_text("ascii"))
+        used = int((group / "memory.current").read_text("ascii"))
+        lines = (group / "memory.stat").read_text("ascii").splitlines()
+        # Pages of files that were read count as used, and are given up on demand.
+        cached = sum(int(line.split()[1]) for line in lines if line.startswith("inactive_file "))
+        return max(0, most - used + cached)
     except (OSError, ValueError):  # no such limit, or "max"
         return UNKNOWN
 

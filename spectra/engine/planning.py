@@ -210,16 +210,21 @@ def _groups(
     if machine.device == "cpu":
         return [(position,) for position in range(len(matrices))]
     open_groups: dict[tuple[int, int], list[int]] = {}
-    filled: dict[tuple[int, int], int] = {}
+    filled: dict[tuple[int, int], tuple[int, int]] = {}
     groups: list[list[int]] = []
     most = _device_share(machine)
+    most_here = int(MEMORY_SHARE * machine.memory) // (CUDA_SOLVERS + 1)
     for position, matrix in enumerate(matrices):
         shape, nbytes = (matrix.N, matrix.M), device_bytes(matrix, precision)
-        if shape not in open_groups or filled[shape] + nbytes > most:
-            open_groups[shape], filled[shape] = [], 0
+        on_host = working_bytes(matrix, precision)
+        full = shape in open_groups and (
+            filled[shape][0] + nbytes > most or filled[shape][1] + on_host > most_here
+        )
+        if shape not in open_groups or full:
+            open_groups[shape], filled[shape] = [], (0, 0)
             groups.append(open_groups[shape])
         open_groups[shape].append(position)
-        filled[shape] += nbytes
+        filled[shape] = (filled[shape][0] + nbytes, filled[shape][1] + on_host)
     return [tuple(group) for group in groups]
 
 
@@ -255,7 +260,6 @@ def _cpu_stages(
     jobs: Sequence[Job], cores: int, in_flight: int, precision: Precision
 ) -> tuple[Stage, Stage]:
     """Split the jobs, largest first, into those that run alone and those that run side by side."""
-    must = sum(2 * job.nbytes > in_flight for job in jobs)
     wide = [job for job in jobs if 2 * job.nbytes > in_flight]
     rest = [job for job in jobs if 2 * job.nbytes <= in_flight]
     best: tuple[float, int] = (float("inf"), 0)
@@ -263,7 +267,7 @@ def _cpu_stages(
         alone = sum(job.seconds / _speed_up(job, cores) for job in rest[:k])
         total = alone + _stage_seconds(_side_by_side(rest[k:], cores, in_flight))
         best = min(best, (total, k))
-    k = best[1] if cores > 1 or must else 0
+    k = best[1] if cores > 1 else 0
     stages = (
         Stage(tuple(wide + rest[:k]), 1, cores),
         _side_by_side(rest[k:], cores, in_flight),

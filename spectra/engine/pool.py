@@ -10,6 +10,8 @@ from spectra.engine.weights import Failure, Read, Weights, load, out_of_memory
 
 THREAD = "spectra-solver"
 
+_limiting = threading.Lock()
+
 Load = list[Weights | Failure]
 Work = Callable[[Job, Load], object]
 
@@ -83,9 +85,12 @@ def _conduct(
     """Run the stages one after the other, each with its own number of threads in the BLAS."""
     errors: list[BaseException] = []
     try:
-        for stage in plan.stages:
-            with lapack.controller().limit(limits=stage.threads, user_api="blas"):
-                _run_stage(plan, stage, read, work, stop, results, errors)
+        with _limiting:  # the limit is the process's: one run at a time has it
+            for stage in plan.stages:
+                with lapack.controller().limit(limits=stage.threads, user_api="blas"):
+                    _run_stage(plan, stage, read, work, stop, results, errors)
+    except BaseException as error:  # noqa: BLE001 - handed to the caller's thread
+        errors.append(error)
     finally:
         results.put(_End(errors[0] if errors else None))
 
@@ -120,6 +125,8 @@ def _run_stage(
     def worker() -> None:
         while (job := take()) is not None:
             try:
+                if stop.is_set():
+                    continue  # set while it waited for memory
                 loaded = _loaded(job, read, plan.machine.memory)
                 with solving:
                     if not stop.is_set():
@@ -132,8 +139,15 @@ def _run_stage(
                 gate.leave(job.nbytes)
 
     count = min(stage.solvers + 1, len(stage.jobs))
-    threads = [_thread(worker) for _ in range(count)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    threads: list[threading.Thread] = []
+    try:
+        for _ in range(count):
+            threads.append(_thread(worker))
+            threads[-1].start()
+    except BaseException:
+        threads.pop()
+        stop.set()
+        raise
+    finally:
+        for thread in threads:
+            thread.join()

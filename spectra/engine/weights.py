@@ -59,7 +59,8 @@ class Weights:
         if self.is_streamed:
             for begin in range(0, self.matrix.N, step):
                 rows = (begin, min(begin + step, self.matrix.N))
-                yield 0, _converted(self.read(self.matrix, rows)[0], dtype, exponent)
+                block = self._checked(self.read(self.matrix, rows), 1, rows[1] - rows[0])[0]
+                yield 0, _converted(block, dtype, exponent)
             return
         for index, weights in enumerate(self._held()):
             if weights.dtype == dtype and weights.flags.c_contiguous and not exponent:
@@ -79,7 +80,18 @@ class Weights:
     def _held(self) -> Stack:
         if self.stack is None:
             self.stack = self.read(self.matrix)
-        return self.stack
+        return self._checked(self.stack, self.matrix.n_matrices, self.matrix.N)
+
+    def _checked(self, stack: Stack, count: int, long: int) -> Stack:
+        """Hold what was read against what the header said: no array of another shape gets to LAPACK."""
+        sides = {(count, long, self.matrix.M), (count, self.matrix.M, long)}
+        if stack.shape not in sides or stack.dtype.kind != "f":
+            raise CheckpointError(
+                "E_SHAPE",
+                self.matrix.name,
+                f"was read as {stack.shape} of {stack.dtype}, its header says otherwise",
+            )
+        return stack
 
     def exponent(self) -> int | Failure:
         """Return the power of two of the largest weight, or what is not finite."""

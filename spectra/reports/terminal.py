@@ -91,7 +91,7 @@ def show_inventory(stock: Inventory, console: Console, *, rows: int = MAX_ROWS) 
     """Print what an analysis would take, what it would skip, and what it would cost."""
     console.print(Text(f"{printable(stock.source.address)} · {stock.source.format}", style="bold"))
     for note in stock.source.notes:
-        console.print(Text(f"  {note}", style="dim"))
+        console.print(Text(f"  {printable(note)}", style="dim"))
     table = _table("layer", "kind", "N×M", "eigenvalues", "GFLOP")
     shown = stock.matrices[:rows] if rows else stock.matrices
     for matrix in shown:
@@ -185,7 +185,7 @@ def _heading(report: ModelReport) -> Text:
         f"{printable(source.address)} · {source.format}\n", style="bold", no_wrap=False
     ).append(
         f"convention {options['convention']} · estimator {options['estimator']}"
-        + "".join(f" · {note}" for note in source.notes)
+        + "".join(f" · {printable(note)}" for note in source.notes)
         + (" · INTERRUPTED, incomplete" if interrupted else ""),
         style="not bold dim" if report.complete else "bold red",
     )

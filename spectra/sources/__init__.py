@@ -108,9 +108,9 @@ def open_source(
         )
     source = derived.fold_parametrisations(quantized.resolve(source, config))
     if adapter is not None:
-        source = derived.lora_deltas(
-            source, adapter, None if base is None else open_source(base).source
-        )
+        below = None if base is None else open_source(base)
+        source = derived.lora_deltas(source, adapter, below and below.source)
+        config = below.config if below is not None else config
     elif base is not None:
         raise CheckpointError(
             "E_LORA", source.info.address, "is no LoRA adapter", "leave --base out"

@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from spectra.records import Part, Tensor
 from spectra.sources.base import Array
 
@@ -31,11 +33,12 @@ class Cut(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """Which tensors are cut (by the last words of their names), how, and in words."""
+    """Which tensors are cut (by the last words of their names and how many axes), and in words."""
 
     pattern: re.Pattern[str]
     words: str
     cut: Callable[[str, Tensor, Config, Shapes], Cut | None]
+    axes: tuple[int, ...] = (2,)
 
 
 def cut(name: str, tensor: Tensor, config: Config, shapes: Shapes) -> Cut | None:
@@ -52,7 +55,7 @@ def cut(name: str, tensor: Tensor, config: Config, shapes: Shapes) -> Cut | None
         Shapes of all tensors by clean name: a neighbour often says what a shape alone does not.
     """
     for rule in RULES:
-        if rule.pattern.search(name):
+        if len(tensor.shape) in rule.axes and rule.pattern.search(name):
             return rule.cut(name, tensor, config, shapes)
     return None
 
@@ -62,7 +65,6 @@ def take(values: Array, part: Part) -> Array:
 
     Examples
     --------
-    >>> import numpy as np
     >>> take(np.arange(12).reshape(6, 2), Part("k", axis=0, period=3, begin=1, length=1)).tolist()
     [[2, 3], [8, 9]]
     """
@@ -71,7 +73,8 @@ def take(values: Array, part: Part) -> Array:
     moved = values.swapaxes(0, part.axis)
     turns = moved.reshape(moved.shape[0] // part.period, part.period, *moved.shape[1:])
     chosen = turns[:, part.begin : part.begin + part.length]
-    return chosen.reshape(-1, *moved.shape[1:]).swapaxes(0, part.axis)
+    # a copy, so that the rest of the tensor can go
+    return np.array(chosen.reshape(-1, *moved.shape[1:]).swapaxes(0, part.axis))
 
 
 def size_of(shape: tuple[int, ...], part: Part) -> tuple[int, int]:
@@ -104,21 +107,24 @@ def _heads(config: Config) -> tuple[int, int, int] | None:
         return numbers[0] if numbers else None
 
     heads = first("num_attention_heads", "n_head", "num_heads", "n_heads")
-    hidden = first("hidden_size", "n_embd", "d_model")
+    hidden = first("hidden_size", "n_embd", "n_embed", "d_model")
     size = first("head_dim", "kv_channels")
     if heads is None or (size is None and (hidden is None or hidden % heads)):
         return None
-    shared = first("num_key_value_heads", "num_kv_heads", "n_head_kv", "multi_query_group_num")
+    shared = first("num_key_value_heads", "num_kv_heads", "n_head_kv")
     if config.get("multi_query") is True and not config.get("new_decoder_architecture"):
         shared = 1
     return heads, shared or heads, size or (hidden or 0) // heads
 
 
 QKV = ("q", "k", "v")
+CODEGEN_BLOCKS = 4  # of its rows, as it was trained on as many devices
 
 
 def _conv1d_qkv(name: str, tensor: Tensor, config: Config, shapes: Shapes) -> Cut | None:
     rows, columns = tensor.shape
+    if config.get("model_type") == "gpt_bigcode" and config.get("multi_query") is False:
+        return _in_turns(tensor, config)
     for axis, (long, short) in ((1, (columns, rows)), (0, (rows, columns))):
         if long == 3 * short:
             return Cut(_equal(QKV, long, axis), "fused q, k, v: thirds")
@@ -133,13 +139,16 @@ def _conv1d_qkv(name: str, tensor: Tensor, config: Config, shapes: Shapes) -> Cu
 
 def _rows_qkv(name: str, tensor: Tensor, config: Config, shapes: Shapes) -> Cut | None:
     rows, columns = tensor.shape
+    if config.get("model_type") == "codegen" and rows % (3 * CODEGEN_BLOCKS) == 0:
+        block = rows // CODEGEN_BLOCKS
+        return Cut(_equal(("q", "v", "k"), block, 0), "fused q, v, k: in four blocks")
     found = _heads(config)
     if found:
         heads, shared, size = found
         if (heads + 2 * shared) * size == rows:
             lengths = [heads * size, shared * size, shared * size]
             return Cut(_in_order(QKV, lengths, 0), "fused q, k, v: by the config's heads")
-    elif rows == 3 * columns:
+    if rows == 3 * columns:  # also beside a config that speaks of another part of the model
         return Cut(_equal(QKV, rows, 0), "fused q, k, v: thirds")
     return Cut((), WHOLE)
 
@@ -149,18 +158,22 @@ TURNS = ("gpt_neox", "bloom", "falcon", "refinedweb", "refinedwebmodel")
 
 def _heads_in_turn(name: str, tensor: Tensor, config: Config, shapes: Shapes) -> Cut | None:
     """Per head (or group of heads): its queries, its key, its value, then the next."""
-    rows = tensor.shape[0]
-    found, kind = _heads(config), str(config.get("model_type", "")).lower()
-    if found is None or (kind not in TURNS and not name.endswith("linear_qkv.weight")):
+    kind = str(config.get("model_type", "")).lower()
+    if kind not in TURNS and not name.endswith("linear_qkv.weight"):
+        return Cut((), WHOLE)
+    return _in_turns(tensor, config)
+
+
+def _in_turns(tensor: Tensor, config: Config) -> Cut:
+    found = _heads(config)
+    if found is None:
         return Cut((), WHOLE)
     heads, shared, size = found
-    if heads % shared or (heads + 2 * shared) * size != rows:
+    if heads % shared or (heads + 2 * shared) * size != tensor.shape[0]:
         return Cut((), WHOLE)
-    if shared == heads and kind != "gpt_neox":
-        words = "fused q, k, v: head by head"
-    else:
-        words = "fused q, k, v: head by head" if shared == heads else "fused q, k, v: by groups"
-    return Cut(_in_order(QKV, [heads // shared * size, size, size], 0), words)
+    words = "head by head" if shared == heads else "by groups"
+    parts = _in_order(QKV, [heads // shared * size, size, size], 0)
+    return Cut(parts, f"fused q, k, v: {words}")
 
 
 def _gate_up(name: str, tensor: Tensor, config: Config, shapes: Shapes) -> Cut | None:
@@ -175,7 +188,7 @@ def _gate_up(name: str, tensor: Tensor, config: Config, shapes: Shapes) -> Cut |
 def _expert_gate_up(name: str, tensor: Tensor, config: Config, shapes: Shapes) -> Cut | None:
     """Cut each expert's gate from its up-projection; the down-projection says along which axis."""
     experts, *sides = tensor.shape
-    if experts > MAX_EXPERTS:
+    if experts > MAX_EXPERTS or min(sides) < LEAST_SIDE:
         return None
     stem = name.removesuffix(".weight")
     down = shapes.get(name.replace("gate_up_proj", "down_proj"))
@@ -203,7 +216,7 @@ def _expert_gate_up(name: str, tensor: Tensor, config: Config, shapes: Shapes) -
 
 
 def _experts(name: str, tensor: Tensor, config: Config, shapes: Shapes) -> Cut | None:
-    if len(tensor.shape) != 3 or tensor.shape[0] > MAX_EXPERTS:
+    if tensor.shape[0] > MAX_EXPERTS:
         return None
     if tensor.kind is not None or min(tensor.shape[1:]) < LEAST_SIDE:
         return None  # a kernel
@@ -251,6 +264,7 @@ RULES: tuple[Rule, ...] = (
         "gate and up: halves; in a stack of experts along the axis its down-projection tells, in"
         " turn in gpt-oss",
         _gate_up,
+        axes=(2, 3),
     ),
     Rule(
         re.compile(r"(^|\.)weight_(ih|hh)(_l\d+)?(_reverse)?$"),
@@ -261,5 +275,6 @@ RULES: tuple[Rule, ...] = (
         re.compile(r"expert|moe|_exps\b", re.IGNORECASE),
         "three axes under a name with expert, moe or exps: one matrix an expert",
         _experts,
+        axes=(3,),
     ),
 )

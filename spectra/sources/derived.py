@@ -10,7 +10,7 @@ import numpy as np
 
 from spectra.errors import CheckpointError
 from spectra.records import Skipped, Tensor
-from spectra.sources.base import Array, Source
+from spectra.sources.base import FLOAT_TYPES, Array, Source
 
 Read = Callable[[str], Array]
 
@@ -39,13 +39,18 @@ class DerivedSource:
         for tensor in source.tensors:
             if tensor.name in first:
                 tensors.append(first[tensor.name].tensor)
-            elif tensor.name not in hidden:
+            elif tensor.name not in hidden and tensor.name not in self._derived:
                 tensors.append(tensor)
         self.tensors: tuple[Tensor, ...] = tuple(tensors)
         used = [
             Skipped(part, listed[part].shape, f"used in {item.tensor.name}")
             for part, item in hidden.items()
             if item.parts[0] != part
+        ]
+        used += [
+            Skipped(name, listed[name].shape, "stored beside the parts it is computed from")
+            for name in self._derived
+            if name in listed
         ]
         self.ignored: tuple[Skipped, ...] = (*source.ignored, *used)
         info = source.info
@@ -88,6 +93,8 @@ def fold_parametrisations(source: Source) -> Source:
 
 
 def _folded(name: str, parts: Mapping[str, Tensor]) -> Derived | None:
+    if not all(tensor.dtype in FLOAT_TYPES for tensor in parts.values()):
+        return None
     if parts.keys() == {"g", "v"} and len(parts["g"].shape) == len(parts["v"].shape) >= 2:
         return _weight_norm(name, parts["g"], parts["v"])
     right = parts.get("right") or parts.get("v")
@@ -108,26 +115,34 @@ def _weight_norm(name: str, g: Tensor, v: Tensor) -> Derived:
         folded: Array = (direction * (scale / norm)).astype(np.float32)
         return folded
 
-    return Derived(Tensor(name, v.shape, "float32", v.nbytes), (v.name, g.name), compute)
+    tensor = Tensor(name, v.shape, "float32", v.nbytes, whole=True)
+    return Derived(tensor, (v.name, g.name), compute)
 
 
 def _spectral_norm(name: str, original: Tensor, u: Tensor, right: Tensor) -> Derived:
     def compute(read: Read) -> Array:
         weight = read(original.name).astype(np.float64)
         left, other = read(u.name).astype(np.float64), read(right.name).astype(np.float64)
-        flat = weight.reshape(weight.shape[0], -1)
-        if left.shape != flat.shape[:1] or other.shape != flat.shape[1:]:
+        sigmas = []
+        for axis in (0, 1):  # of transposed convolutions torch takes the second
+            flat = np.moveaxis(weight, axis, 0).reshape(weight.shape[axis], -1)
+            if left.shape == flat.shape[:1] and other.shape == flat.shape[1:]:
+                sigmas.append(float(left @ flat @ other))
+        if not sigmas:
             raise CheckpointError("E_SHAPE", name, "its vectors do not fit its matrix")
-        sigma = float(left @ flat @ other)
+        sigma = max(sigmas)  # the vectors are nearly singular ones of the right unfolding
         if not sigma > 0:
             raise CheckpointError("E_VALUE", name, f"its spectral norm is {sigma:g}")
         folded: Array = (weight / sigma).astype(np.float32)
         return folded
 
     parts = (original.name, u.name, right.name)
-    return Derived(Tensor(name, original.shape, "float32", original.nbytes), parts, compute)
+    tensor = Tensor(name, original.shape, "float32", original.nbytes, whole=True)
+    return Derived(tensor, parts, compute)
 
 
+MAX_PATTERN = 200
+MAX_ALPHA = 1e9
 LORA = re.compile(
     r"^(?:base_model\.model\.)?(?P<path>.+?)\.lora_(?P<role>A|B|embedding_A|embedding_B"
     r"|magnitude_vector)(?:\.(?P<adapter>[^.]+))?(?:\.weight)?$"
@@ -170,16 +185,26 @@ def _delta(
     if a is None or b is None:
         missing = "A" if a is None else "B"
         raise CheckpointError("E_LORA", path, f"has no lora_{missing}", "save the adapter anew")
-    fits = len(a.shape) == len(b.shape) == 2 and 0 < a.shape[0] == b.shape[1]
+    # The factors of a convolution: r kernels, then a mixing of them, whose positions are all one.
+    mixes = len(b.shape) >= 2 and all(size == 1 for size in b.shape[2:])
+    fits = mixes and len(a.shape) == len(b.shape) and 0 < a.shape[0] == b.shape[1]
+    fits = fits and a.dtype in FLOAT_TYPES and b.dtype in FLOAT_TYPES
     if not fits:
-        reason = f"factors {b.shape} and {a.shape} do not fit"
+        reason = f"factors {b.shape} {b.dtype} and {a.shape} {a.dtype} do not fit"
         raise CheckpointError("E_LORA", path, reason, "save the adapter anew")
-    rank = a.shape[0]
+    rank, inputs, outputs = a.shape[0], int(np.prod(a.shape[1:])), b.shape[0]
     scale = _scale(path, rank, config)
 
+    def factors(read: Read) -> tuple[Array, Array]:
+        down, up = read(a.name).astype(np.float64), read(b.name).astype(np.float64)
+        if not (np.isfinite(down).all() and np.isfinite(up).all()):
+            raise CheckpointError("E_VALUE", path, "its factors hold NaN or infinite numbers")
+        return down.reshape(rank, inputs), up.reshape(outputs, rank)
+
     def core(read: Read) -> Array:
-        left = np.asarray(np.linalg.qr(read(b.name).astype(np.float64), mode="r"))
-        right = np.asarray(np.linalg.qr(read(a.name).astype(np.float64).T, mode="r"))
+        down, up = factors(read)
+        left = np.asarray(np.linalg.qr(up, mode="r"))
+        right = np.asarray(np.linalg.qr(down.T, mode="r"))
         found: Array = scale * left @ right.T
         return found
 
@@ -187,42 +212,59 @@ def _delta(
     names = (a.name, b.name, *extra)
     nbytes = a.nbytes + b.nbytes
     if base is None:
-        shape = (min(rank, b.shape[0]), min(rank, a.shape[1]))
-        return Derived(Tensor(f"{path}.delta", shape, "float64", nbytes), names, core)
+        shape = (min(rank, outputs), min(rank, inputs))
+        return Derived(Tensor(f"{path}.delta", shape, "float64", nbytes, whole=True), names, core)
     name = f"{path}.weight"
     found = next((tensor for tensor in base.tensors if tensor.name == name), None)
-    if found is None or len(found.shape) != 2:
+    if found is None:
         raise CheckpointError("E_LORA", name, "is not in the base", "give the adapter's own base")
-    turned = found.shape == (a.shape[1], b.shape[0]) != (b.shape[0], a.shape[1])
-    if not turned and found.shape != (b.shape[0], a.shape[1]):
-        reason = f"is {found.shape} in the base, {(b.shape[0], a.shape[1])} in the adapter"
+    own = (outputs, *a.shape[1:])
+    turned = found.shape != own and found.shape == own[::-1]
+    if found.shape != own and not turned:
+        reason = f"is {found.shape} in the base, {own} in the adapter"
         raise CheckpointError("E_LORA", name, reason, "give the adapter's own base")
-    fan_in_fan_out = turned or config.get("fan_in_fan_out") is True
+    # The shapes tell, but for squares.
+    turned = turned or (len(own) == 2 and own[0] == own[1] and config.get("fan_in_fan_out") is True)
 
     def merged(read: Read) -> Array:
-        added = scale * read(b.name).astype(np.float64) @ read(a.name).astype(np.float64)
-        total: Array = base.read(name) + (added.T if fan_in_fan_out else added)
+        down, up = factors(read)
+        added = scale * up @ down
+        total: Array = base.read(name) + (added.T if turned else added.reshape(found.shape))
         return total
 
-    return Derived(
-        Tensor(name, found.shape, "float64", 8 * int(np.prod(found.shape))), names, merged
-    )
+    size = 8 * int(np.prod(found.shape))
+    return Derived(Tensor(name, found.shape, "float64", size, whole=True), names, merged)
 
 
 def _scale(path: str, rank: int, config: Mapping[str, Any]) -> float:
-    """Return alpha over the rank, or its root; patterns match the end of the path."""
+    """Return alpha over the rank, or its root; the first pattern that names the path overrides."""
 
     def by_name(key: str, default: object) -> object:
         patterns = config.get(key)
         for pattern, value in patterns.items() if isinstance(patterns, Mapping) else ():
-            if path == pattern or path.endswith(f".{pattern}"):
+            if _names(pattern, path):
                 return value
         return default
 
     alpha = by_name("alpha_pattern", config.get("lora_alpha"))
     stated = by_name("rank_pattern", config.get("r", rank))
-    good = isinstance(alpha, int | float) and not isinstance(alpha, bool) and np.isfinite(alpha)
+    good = isinstance(alpha, int | float) and not isinstance(alpha, bool) and abs(alpha) < MAX_ALPHA
     if not good or stated != rank:
         reason = f"adapter_config.json gives r {stated!r} and lora_alpha {alpha!r}, rank is {rank}"
         raise CheckpointError("E_LORA", path, reason, "give the folder with its own configuration")
     return float(alpha) / (rank**0.5 if config.get("use_rslora") is True else rank)  # type: ignore[arg-type]
+
+
+def _names(pattern: str, path: str) -> bool:
+    """Tell whether a pattern is the end of a path, as peft reads it: a regular expression.
+
+    Only the harmless ones are tried as such: nested repeats could take forever.
+    """
+    if path == pattern or path.endswith(f".{pattern}"):
+        return True
+    if len(pattern) > MAX_PATTERN or re.search(r"[)\]}*+?][*+{]|\(", pattern):
+        return False
+    try:
+        return re.match(rf"(.*\.)?({pattern})$", path) is not None
+    except re.error:
+        return False

@@ -96,8 +96,8 @@ def open_folder(folder: Path, open_file: Opener, *, allow_partial: bool = False)
     for endings in CHOICES:
         indexes = [p for p in files if p.name.endswith(tuple(e + INDEX_ENDING for e in endings))]
         if indexes:
-            indexes.sort(key=lambda p: p.name not in USUAL_INDEXES)
-            return open_index(indexes[0], open_file, allow_partial=allow_partial)
+            index = min(indexes, key=lambda p: p.name not in USUAL_INDEXES)
+            return open_index(contained(folder, index.name), open_file, allow_partial=allow_partial)
         weights = [p for p in files if p.name.endswith(endings) and not NOT_WEIGHTS.match(p.name)]
         if weights:
             return _open_loose(folder, weights, open_file, allow_partial=allow_partial)
@@ -125,7 +125,7 @@ def _open_loose(
     preferred = [p for p in weights if not p.name.startswith("consolidated")] or weights
     matches = [SHARD.fullmatch(p.stem) for p in preferred]
     if len(preferred) == 1 and not matches[0]:
-        return open_file(preferred[0])
+        return open_file(contained(folder, preferred[0].name))
     expected = shards_of(str(folder), [p.name for p in preferred])
     if preferred[0].suffix == GGUF_ENDING:
         return open_file(preferred[0])  # which opens the parts that go with it
@@ -182,7 +182,11 @@ def open_index(index: Path, open_file: Opener, *, allow_partial: bool = False) -
     """Open the shards an index names, all of them inside its folder and none missing."""
     if index.stat().st_size > MAX_INDEX:
         raise CheckpointError("E_INDEX", str(index), "is too large for an index", "check the file")
-    weight_map = weight_map_of(str(index), index.read_bytes())
+    if not index.is_file():
+        raise bad_index(str(index), "is no regular file")
+    with index.open("rb") as file:
+        raw = file.read(MAX_INDEX + 1)
+    weight_map = weight_map_of(str(index), raw)
     names = sorted(set(weight_map.values()), key=natural_key)
     note = f"listed by {index.name}"
     source = _open_shards(index.parent, names, open_file, note=note, allow_partial=allow_partial)

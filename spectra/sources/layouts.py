@@ -37,6 +37,8 @@ OUTERMOST_HEAD = re.compile(
 PARAMETRISED = re.compile(r"\.weight_(g|v|orig)$|(^|\.)parametrizations\.\w+\.original\d?$")
 OPTIMIZER = re.compile(r"(^|\.)(optimizer|optim)(\.|_states?\.)|\.(exp_avg(_sq)?|momentum_buffer)$")
 
+BIAS = re.compile(r"(^|[._])bias(es)?$")  # those of a stack of experts have two axes
+
 MAX_PEER_EIGENVALUES = 15_000
 MIN_PEER_EIGENVALUES = 8
 MAX_PEER_SIDE = 50_000
@@ -180,6 +182,8 @@ def _why_not(tensor: Tensor, name: str, convention: Convention, *, is_cut: bool)
         return "a part of weight_norm or spectral_norm, to be folded first"
     if len(shape) < 2:
         return "scalar" if not shape else "one-dimensional (bias, norm or scale)"
+    if BIAS.search(name):
+        return "a bias"
     if 0 in shape:
         return "empty"
     if tensor.dtype.startswith(("int", "uint", "bool")):
@@ -238,7 +242,7 @@ def _matrix(
         n_matrices=groups * positions,
         groups=groups,
         layout=words,
-        first_row=0 if len(tensor.shape) == 2 and rows >= columns else None,
+        first_row=0 if len(tensor.shape) == 2 and rows >= columns and not tensor.whole else None,
         dequantised_from=tensor.dequantised_from,
     )
 
@@ -249,18 +253,19 @@ def _part_of(tensor: Tensor, name: str, part: Part, words: str) -> Matrix:
     experts = tensor.shape[0] if part.expert is not None else 1
     share = rows * columns / (tensor.shape[-1] * tensor.shape[-2] * experts)
     consecutive = part.expert is None and part.axis == 0 and part.period == tensor.shape[0]
+    by_itself = consecutive or (part.expert is not None and not part.length)
     return Matrix(
         name=f"{name}[{part.label}]",
         tensor=tensor.name,
         kind="linear",
         shape=tensor.shape,
         dtype=tensor.dtype,
-        nbytes=round(tensor.nbytes * share),
+        nbytes=round(tensor.nbytes * share) if by_itself else tensor.nbytes,
         N=max(rows, columns),
         M=min(rows, columns),
         part=part,
         layout=words,
-        first_row=part.begin if consecutive and rows >= columns else None,
+        first_row=part.begin if consecutive and rows >= columns and not tensor.whole else None,
         dequantised_from=tensor.dequantised_from,
     )
 

@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -226,3 +227,12 @@ def test_file_names_cannot_drive_the_terminal(tmp_path):
     assert result.exit_code == 3
     assert "\x1b" not in result.stderr
     assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "model.safetensors.index.json"])
+def test_links_out_of_a_folder_are_not_followed(name, tmp_path):
+    (tmp_path / "model").mkdir()
+    save_file({"w": np.ones((30, 30))}, tmp_path / "outside.safetensors")
+    target = tmp_path / "outside.safetensors" if name == "model.safetensors" else Path("/dev/zero")
+    (tmp_path / "model" / name).symlink_to(target)
+    refused(tmp_path / "model", "E_PATH")

@@ -106,6 +106,12 @@ def test_batches_on_a_device_keep_to_its_memory():
     assert large.streamed
 
 
+def test_batches_on_a_device_keep_to_the_memory_beside_it_too():
+    machine = Machine("cuda", 8, GB // 8, 64 * GB)
+    plan = make_plan(layers(*[(1024, 1024)] * 64), machine=machine)
+    assert max(job.nbytes for job in plan.jobs) <= GB // 8
+
+
 def test_costs_grow_as_they_should():
     small, wide, tall = layers((64, 16), (64, 32), (128, 16))
     assert operations(wide) / operations(small) > 4

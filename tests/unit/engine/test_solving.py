@@ -258,14 +258,45 @@ def test_a_wide_block_as_long_as_it_is_high_is_not_taken_for_a_tall_one(rng, str
 
 
 def test_nothing_is_begun_once_stop_is_set(rng):
-    stop = threading.Event()
+    stop, asked = threading.Event(), []
     arrays = {f"w{i}": rng.standard_normal((16, 8)) for i in range(50)}
     plan = make_plan([matrix_of(n, a) for n, a in arrays.items()])
-    seen = []
-    for position, _ in decompose(plan, reader(arrays), stop=stop):
-        seen.append(position)
-        stop.set()
-    assert 1 <= len(seen) < 50
+
+    def read(matrix, rows=None):
+        asked.append(matrix.name)
+        if len(asked) == 3:
+            stop.set()
+        return reader(arrays)(matrix, rows)
+
+    seen = [position for position, _ in decompose(plan, read, stop=stop)]
+    assert 3 <= len(asked) <= 4  # one thread more than solvers may be reading already
+    assert len(seen) <= len(asked)
+
+
+def test_what_is_read_in_another_shape_gets_no_further(rng):
+    plan = make_plan([matrix_of("w", np.zeros((300, 200)))])
+    for wrong in (np.zeros((1, 300, 10)), np.zeros((2, 300, 200)), np.zeros((1, 300, 200), "c16")):
+        ((_, found),) = decompose(plan, lambda *_, wrong=wrong: wrong)
+        assert found.status is Status.UNREADABLE
+        assert "its header says otherwise" in found.reason
+
+
+@pytest.mark.parametrize("precision", ["double", "fast"])
+def test_without_the_routines_numpy_solves_by_the_same_route(precision, rng, monkeypatch):
+    monkeypatch.setattr(lapack, "library", lambda: None)
+    arrays = {"a": rng.standard_normal((300, 250)), "b": rng.standard_normal((30, 40))}
+    for name, found in solve(arrays, precision=precision).items():
+        assert found.solver.startswith("gram")
+        assert found.eigenvalues == pytest.approx(singular_squares(arrays[name]), abs=found.error)
+
+
+def test_a_run_that_cannot_start_says_so(rng, monkeypatch):
+    def no_more(*_, **__):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr("spectra.engine.pool._run_stage", no_more)
+    with pytest.raises(RuntimeError, match="new thread"):
+        solve({"w": rng.standard_normal((16, 8))})
 
 
 def test_an_error_of_the_program_reaches_the_caller(rng):

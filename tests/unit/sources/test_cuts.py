@@ -179,6 +179,33 @@ def test_the_peers_convention_cuts_nothing(rng):
     assert list(read_all(arrays, convention=WEIGHTWATCHER)[0]) == ["attn.qkv.weight"]
 
 
+@pytest.mark.parametrize("name", ["attn.qkv.weight", "c_attn.weight", "in_proj_weight"])
+def test_a_kernel_under_a_fused_name_is_a_kernel(name, rng):
+    _, matrices = read_all({name: rng.standard_normal((96, 32, 1))})
+    assert matrices[name].kind == "conv1d"
+
+
+def test_codegen_keeps_its_projections_in_four_blocks(rng):
+    q, k, v = projections(rng, 32, 32, 32)
+    blocks = [part[8 * b : 8 * b + 8] for b in range(4) for part in (q, v, k)]
+    fused = {"attn.qkv_proj.weight": np.concatenate(blocks)}
+    found, _ = read_all(fused, HEADS | {"model_type": "codegen"})
+    assert_parts(found, "attn.qkv_proj.weight", "qkv", (q, k, v))
+
+
+def test_bigcode_with_all_its_keys_takes_turns(rng):
+    q, k, v = projections(rng, 32, 32, 32)
+    turns = [part[8 * h : 8 * h + 8] for h in range(4) for part in (q, k, v)]
+    config = HEADS | {"model_type": "gpt_bigcode", "multi_query": False}
+    found, _ = read_all({"attn.c_attn.weight": np.concatenate(turns)}, config)
+    assert_parts(found, "attn.c_attn.weight", "qkv", (q, k, v))
+
+
+def test_biases_of_experts_are_no_weights(rng):
+    found, _ = read_all({"experts.gate_up_proj_bias": rng.standard_normal((4, 96))})
+    assert not found
+
+
 def test_every_rule_says_in_words_what_it_does():
     for rule in cuts.RULES:
         assert len(rule.words) > 20

@@ -48,6 +48,45 @@ def test_spectral_norm_is_folded_as_torch_computes_it(new):
     assert source.read("weight") == pytest.approx(expected, rel=1e-4, abs=1e-6)
 
 
+@pytest.mark.parametrize("new", [True, False])
+def test_spectral_norm_of_a_transposed_convolution_is_folded_along_its_own_axis(new):
+    torch.manual_seed(9)
+    layer = torch.nn.ConvTranspose2d(24, 24, 3)
+    norm = torch.nn.utils.parametrizations.spectral_norm if new else torch.nn.utils.spectral_norm
+    net = norm(layer)
+    for _ in range(20):
+        net(torch.zeros(1, 24, 5, 5))
+    net.eval()
+    expected = net.weight.detach().numpy()
+    assert open_source(net.state_dict()).read("weight") == pytest.approx(
+        expected, rel=1e-3, abs=1e-6
+    )
+
+
+def test_a_weight_stored_beside_its_parts_is_analysed_once(rng):
+    v = rng.standard_normal((40, 30)).astype("f4")
+    state = {"fc.weight": v[:3, :4], "fc.weight_v": v, "fc.weight_g": np.ones((40, 1), "f4")}
+    report = spectra.analyze(state)
+    assert [(layer.name, layer.shape) for layer in report.layers] == [("fc.weight", (40, 30))]
+    assert report.coverage == {"tensors": 3, "analysed": 1, "failed": 0, "skipped": 2}
+
+
+def test_a_convolutions_adapter_is_its_two_kernels_as_one(tmp_path, rng):
+    a, b = rng.standard_normal((24, 30, 3, 3)), rng.standard_normal((40, 24, 1, 1))
+    source = memory.open_mapping({"conv.lora_A.weight": a, "conv.lora_B.weight": b})
+    found = derived.lora_deltas(source, {"r": 24, "lora_alpha": 24}).read("conv.delta")
+    dense = b.reshape(40, 24) @ a.reshape(24, -1)
+    expected = np.linalg.svd(dense, compute_uv=False)[:24]
+    assert np.linalg.svd(found, compute_uv=False) == pytest.approx(expected, rel=1e-9)
+
+
+def test_patterns_of_an_adapter_may_be_regular_expressions(tmp_path, rng):
+    for pattern in ("q_proj", ".*q_proj", r"model\.layers\.\d+\.self_attn.q_proj"):
+        assert derived._names(pattern, "model.layers.0.self_attn.q_proj"), pattern
+        assert not derived._names(pattern, "model.layers.0.self_attn.k_proj"), pattern
+    assert not derived._names("(a+)+b", "a" * 40)  # which would take for ever
+
+
 def test_parts_without_their_other_half_are_skipped_not_guessed():
     report = spectra.analyze({"fc.weight_v": np.ones((30, 30)), "out.weight": np.eye(30)})
     assert [layer.name for layer in report.layers] == ["out.weight"]
@@ -134,6 +173,7 @@ def test_magnitudes_of_dora_are_noted(tmp_path, rng):
         ({"lora_alpha": None}, "lora_alpha None"),
         ({"lora_alpha": float("nan")}, "lora_alpha nan"),
         ({"lora_alpha": "much"}, "lora_alpha 'much'"),
+        ({"lora_alpha": 10**400}, "lora_alpha 1000"),
         ({"peft_type": "VERA"}, "VERA"),
     ],
 )
