@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -147,7 +148,7 @@ def plot_alpha_by_depth(report: ModelReport, ax: Axes | None = None) -> Axes:
         ax.yaxis.set_minor_formatter(NullFormatter())
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set(xlabel="layer, in checkpoint order", ylabel="alpha with 95 % interval")
-    ax.set_title(Path(report.source.address).name, fontsize=10, parse_math=False)
+    ax.set_title(printable(Path(report.source.address).name), fontsize=10, parse_math=False)
     ax.set_ylim(top=ax.get_ylim()[1] * 1.4)  # room for the legend
     ax.legend(fontsize=8, ncols=4, loc="upper left")
     return ax
@@ -186,5 +187,8 @@ def _save(ax: Axes, path: Path) -> Path:
     figure = ax.get_figure(root=True)
     if figure is None:
         raise ValueError("the axes belong to no figure")
-    figure.savefig(path, dpi=120)
+    with warnings.catch_warnings():
+        # Names may be in letters that the font lacks; the file name and the table have them.
+        warnings.filterwarnings("ignore", message="Glyph .* missing")
+        figure.savefig(path, dpi=120)
     return path

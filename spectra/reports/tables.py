@@ -20,7 +20,7 @@ from spectra.records import LayerReport, ModelReport, Skipped, SourceInfo
 
 SCHEMA_VERSION = 1
 HTML_ROWS = 50
-FORMULA = re.compile(r"^[=+\-@\t\r]")  # what spreadsheets run; OWASP, CSV injection
+FORMULA = re.compile(r"^\s*[=+\-@]|^[\t\r\n]")  # what spreadsheets run; OWASP, CSV injection
 Row = dict[str, Any]
 
 

@@ -5,6 +5,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 
+from rich.cells import cell_len
 from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -158,11 +159,16 @@ def shorten(name: str, width: int) -> str:
     whole, bracket, part = printable(name).partition("[")
     parts = f"{whole.removesuffix('.weight')}{bracket}{part}".split(".")
     for i, part in enumerate(parts[:-1]):
-        if len(".".join(parts)) <= width:
+        if cell_len(".".join(parts)) <= width:
             break
         parts[i] = part if part.isdecimal() else part[:1]
     short = ".".join(parts)
-    return short if len(short) <= width else f"…{short[len(short) - width + 1 :]}"
+    if cell_len(short) <= width:
+        return short
+    short = short[-width + 1 :]
+    while cell_len(short) >= width:  # wide characters take two cells
+        short = short[1:]
+    return f"…{short}"
 
 
 def _add(table: Table, *cells: str, style: str = "") -> None:

@@ -80,6 +80,8 @@ def matrices_of(
         found = None
         if not convention.peer_layouts and len(tensor.shape) in (2, 3) and 0 not in tensor.shape:
             found = cuts.cut(name, tensor, config or {}, shapes)
+        if found is not None and any(f"{name}[{part.label}]" in shapes for part in found.parts):
+            found = None  # the name of a part is taken by another tensor
         reason = _why_not(tensor, name, convention, is_cut=found is not None)
         if reason:
             skipped.append(Skipped(name, tensor.shape, reason))

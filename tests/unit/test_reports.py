@@ -174,3 +174,11 @@ def test_an_inventory_is_json_too(weights):
     data = json.loads(inventory_json(spectra.describe(weights)))
     assert [row["name"] for row in data["layers"]][:2] == ["embed_tokens.weight", "conv.weight"]
     assert data["working_bytes"] > 0
+
+
+def test_wide_names_leave_the_numbers_their_room(rng):
+    weights = {"层" * 60 + ".weight": rng.standard_t(3, (60, 40)), "fc.weight": np.eye(30)}
+    report = spectra.analyze(weights)
+    text = str(report)
+    assert f"{report.layers[0].alpha:.2f}" in text
+    assert "60×40" in text

@@ -201,6 +201,11 @@ def test_bigcode_with_all_its_keys_takes_turns(rng):
     assert_parts(found, "attn.c_attn.weight", "qkv", (q, k, v))
 
 
+def test_parts_take_no_name_that_another_tensor_has(rng):
+    arrays = {"c_attn.weight": np.ones((32, 96)), "c_attn.weight[q]": np.ones((30, 30))}
+    assert set(read_all(arrays)[0]) == set(arrays)
+
+
 def test_biases_of_experts_are_no_weights(rng):
     found, _ = read_all({"experts.gate_up_proj_bias": rng.standard_normal((4, 96))})
     assert not found
