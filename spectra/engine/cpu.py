@@ -52,6 +52,11 @@ class Formed(Protocol):
         """Of the scaled weights."""
         ...
 
+    @property
+    def exponent(self) -> int:
+        """The weights were multiplied by 2 to its negative."""
+        ...
+
 
 G = TypeVar("G", bound=Formed)
 
@@ -90,7 +95,7 @@ def solve(
 
 def certified(
     weights: Weights,
-    grams: Grams,
+    grams: Formed,
     values: Float64,
     squares: Float64,
     precision: Precision,

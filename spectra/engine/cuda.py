@@ -55,8 +55,7 @@ def solve(
             outcomes.append(grams)
             continue
         values, squares = next(found)
-        host = cpu.Grams(np.empty((0, 0, 0)), grams.squared_norms, grams.exponent)
-        outcomes.append(cpu.certified(layer, host, values, squares, precision, resolution))
+        outcomes.append(cpu.certified(layer, grams, values, squares, precision, resolution))
     return outcomes
 
 
@@ -86,8 +85,8 @@ def _summed(
 ) -> _DeviceGrams:
     matrix = layer.matrix
     dtype = torch.float32 if precision == "fast" else torch.float64
-    if whole and layer.stack is not None:
-        stack = _to_device(layer.stack, device, exponent)
+    if whole and not layer.is_streamed:
+        stack = _to_device(layer.held(), device, exponent)
         norms = torch.linalg.vector_norm(stack, dim=(1, 2), dtype=torch.float64).square()
         tall = stack if layer.is_tall else stack.mT
         return _DeviceGrams(_product(tall, matrix.dtype, dtype), norms.cpu().numpy(), exponent)
@@ -112,7 +111,8 @@ def _to_device(stack: Stack, device: str, exponent: int) -> torch.Tensor:
 
 def _product(tall: torch.Tensor, stored: str, dtype: torch.dtype) -> torch.Tensor:
     """Return WᵀW; for 16-bit weights in float32 from exact products, on tensor cores."""
-    if dtype == torch.float32 and tall.is_cuda and tall.dtype == torch.float32:
+    # Scaled weights are float64 here, and no longer numbers of the narrow type.
+    if dtype == torch.float32 and tall.is_cuda and tall.dtype != torch.float64:
         half = EXACT_IN_FLOAT32.get(stored)
         if half is not None:  # pragma: no cover - needs a CUDA device
             narrow = tall.to(half)  # exact: the numbers come from that type

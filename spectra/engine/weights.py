@@ -62,7 +62,7 @@ class Weights:
                 block = self._checked(self.read(self.matrix, rows), 1, rows[1] - rows[0])[0]
                 yield 0, _converted(block, dtype, exponent)
             return
-        for index, weights in enumerate(self._held()):
+        for index, weights in enumerate(self.held()):
             if weights.dtype == dtype and weights.flags.c_contiguous and not exponent:
                 yield index, weights
                 continue
@@ -73,11 +73,12 @@ class Weights:
 
     def slices(self, exponent: int = 0) -> Iterator[Float64]:
         """Yield each slice in float64, its long side first, times 2^-exponent; not when streamed."""
-        for weights in self._held():
+        for weights in self.held():
             tall = weights if self.is_tall else weights.T
             yield np.multiply(tall, math.ldexp(1.0, -exponent), dtype=np.float64)
 
-    def _held(self) -> Stack:
+    def held(self) -> Stack:
+        """Return the whole stack, read again if it was let go."""
         if self.stack is None:
             self.stack = self.read(self.matrix)
         return self._checked(self.stack, self.matrix.n_matrices, self.matrix.N)

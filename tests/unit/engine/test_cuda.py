@@ -95,3 +95,12 @@ def test_a_matrix_larger_than_the_device_is_streamed(rng):
 def test_host_types_without_a_torch_twin_are_converted(rng):
     weights = rng.standard_normal((24, 20)).astype(">f8")
     assert_right(solve({"w": weights}, machine=DEVICE), {"w": np.asarray(weights, np.float64)})
+
+
+def test_what_is_read_in_another_shape_gets_no_further_on_a_device_either(rng):
+    from spectra.engine import decompose
+
+    plan = planning.make_plan([matrix_of("w", np.zeros((30, 20)))], machine=DEVICE)
+    wrong = rng.standard_normal((1, 30, 10))
+    ((_, found),) = decompose(plan, lambda *_: wrong)
+    assert found.status == "unreadable"
