@@ -17,8 +17,8 @@ from spectra.analysis import Inventory
 from spectra.engine import operations, seconds, working_bytes
 from spectra.errors import CheckpointError, SelectionError
 from spectra.records import LayerReport, ModelReport, Skipped, SourceInfo
+from spectra.saved import SCHEMA_VERSION
 
-SCHEMA_VERSION = 1
 HTML_ROWS = 50
 FORMULA = re.compile(r"^\s*[=+\-@]|^[\t\r\n]")  # what spreadsheets run; OWASP, CSV injection
 Row = dict[str, Any]
@@ -197,11 +197,17 @@ def _source(source: SourceInfo) -> Row:
         "n_tensors": source.n_tensors,
         "nbytes": source.nbytes,
         "notes": list(source.notes),
+        "partial": source.partial,
     }
 
 
 def _skipped(item: Skipped) -> Row:
-    return {"name": item.name, "shape": list(item.shape), "reason": item.reason}
+    return {
+        "name": item.name,
+        "shape": list(item.shape),
+        "reason": item.reason,
+        "count": item.count,
+    }
 
 
 def _plain(value: Any) -> Any:  # noqa: ANN401 - any JSON value

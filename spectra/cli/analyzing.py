@@ -1,0 +1,171 @@
+"""The commands that look at one model: analyze, demo, describe."""
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from spectra.cli import exits
+from spectra.cli.files import check_writable, write
+from spectra.cli.options import output, selection
+from spectra.errors import AnalysisInterrupted
+
+if TYPE_CHECKING:
+    from spectra.records import ModelReport
+
+THOROUGH_REPLICATES = 200
+
+EXAMPLES = """\b
+Examples:
+  spectra analyze model.safetensors
+  spectra analyze checkpoint.pt --layers 'encoder.*' --plots figures
+  spectra analyze model/ --json - --quiet | jq .summary.alpha"""
+
+
+@click.command(epilog=EXAMPLES)
+@click.argument("source", metavar="SOURCE")
+@selection
+@output
+def analyze(source: str, **options: Any) -> None:  # noqa: ANN401 - click's values
+    """Diagnose the weights in SOURCE, layer by layer.
+
+    SOURCE is a checkpoint: a file (safetensors, torch, TorchScript, GGUF, ONNX, Keras, NumPy, Flax),
+    an index of shards, a folder that holds one, a repository of the Hugging Face hub (org/name), or
+    a URL. Nothing in it is ever run.
+
+    Exit codes: 0 done; 2 wrong usage; 3 SOURCE cannot be read, or is refused; 4 some layers have
+    no numbers and --strict was given; 130 interrupted (what was done is written, and marked).
+    """
+    _run(source, **options)
+
+
+@click.command()
+@selection
+@output
+def demo(**options: Any) -> None:  # noqa: ANN401 - click's own values
+    """Analyze the model that ships with spectra: no argument needed.
+
+    A three-layer perceptron (784-300-100-10) trained on MNIST as in the SETOL paper.
+    """
+    from spectra import sources
+
+    record = sources.demo_record()
+    if not options["quiet"] and "-" not in (options["json_file"], options["csv_file"]):
+        click.echo(
+            f"A {record['architecture'].split(',')[0]} perceptron, trained on MNIST as in"
+            f" arXiv 2507.17912:\ntest error {record['test_error']:.2%} (the paper: 1.64 %), and"
+            " the paper's alpha for its layers: fc1 2.47, fc2 2.30.\n"
+        )
+    _run(sources.demo_model(), **options)
+
+
+@click.command(short_help="List what an analysis would take and skip.")
+@click.argument("source", metavar="SOURCE")
+@selection
+@click.option("--json", "json_file", metavar="FILE", help="Write it as JSON; - for stdout.")
+def describe(
+    source: str,
+    json_file: str | None,
+    rows: int,
+    **options: Any,  # noqa: ANN401 - passed on
+) -> None:
+    """List what an analysis of SOURCE would take and skip, and its cost, without running it.
+
+    Reads headers alone where the format has them (safetensors, large torch zip files).
+    """
+    from rich.console import Console
+
+    from spectra import analysis
+    from spectra.reports import inventory_json, terminal
+
+    stock = analysis.describe(source, **options)
+    if json_file:
+        write(json_file, inventory_json(stock))
+    if json_file != "-":
+        terminal.show_inventory(stock, Console(), rows=rows)
+
+
+def _run(source: str | Path, **options: Any) -> None:  # noqa: ANN401 - passed on
+    """Analyze, write what was asked for, and leave with the right exit code."""
+    from spectra import analysis
+    from spectra.cli.progress import progress_bar
+
+    thorough = options.pop("metrics") == "all"
+    replicates = options.pop("replicates")
+    if replicates is None:
+        replicates = THOROUGH_REPLICATES if thorough else analysis.REPLICATES
+    rows, quiet, strict = options.pop("rows"), options.pop("quiet"), options.pop("strict")
+    words = options.pop("explain")
+    files = {key: options.pop(key) for key in ("json_file", "csv_file", "plots")}
+    if files["json_file"] == "-" == files["csv_file"]:
+        raise click.UsageError("--json and --csv cannot both write to standard output")
+    for file in (files["json_file"], files["csv_file"], files["plots"]):
+        check_writable(file)
+    interrupted = False
+    try:
+        with progress_bar(quiet=quiet) as progress:
+            report = analysis.analyze(
+                str(source),
+                progress=progress,
+                evidence=thorough,
+                replicates=replicates,
+                **options,
+            )
+    except AnalysisInterrupted as stop:
+        report, interrupted = stop.report, True
+    _deliver(report, rows=rows, quiet=quiet, words=words, **files)
+    if interrupted:
+        _leave_at_once()
+        sys.exit(exits.INTERRUPTED)
+    if strict and report.summary["n_failed"]:
+        sys.exit(exits.LAYERS)
+
+
+def _leave_at_once() -> None:
+    """End the process where solvers still run after a second Ctrl-C: an orderly exit would wait."""
+    from spectra import engine
+
+    if engine.is_solving():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(exits.INTERRUPTED)
+
+
+def _deliver(
+    report: "ModelReport",
+    *,
+    rows: int,
+    quiet: bool,
+    words: bool,
+    json_file: str | None,
+    csv_file: str | None,
+    plots: Path | None,
+) -> None:
+    from rich.console import Console
+
+    from spectra.reports import terminal, to_csv, to_json
+
+    # Files first: a table that goes into a closed pipe must not cost them.
+    if json_file:
+        write(json_file, to_json(report))
+    if csv_file:
+        write(csv_file, to_csv(report))
+    if not quiet:
+        # With data on standard output the table goes where a person looks: standard error.
+        console = Console(stderr="-" in (json_file, csv_file))
+        terminal.show_report(report, console, rows=rows)
+        if words:
+            terminal.show_words(report, console)
+    if plots and report.complete:
+        from spectra.cli.progress import progress_bar
+        from spectra.reports.plots import save_plots
+
+        total = 1 + sum(layer.spectrum is not None for layer in report.layers)
+        with progress_bar(quiet=quiet) as progress:
+            for done, path in enumerate(save_plots(report, plots), start=1):
+                if progress:
+                    progress(done, total, path.name)
+        if not quiet:
+            click.echo(f"{total} pictures in {plots}", err=True)

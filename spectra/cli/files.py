@@ -1,0 +1,30 @@
+"""Files that commands write: refused before the work where they cannot be, whole or not at all."""
+
+import os
+from pathlib import Path
+
+import click
+
+from spectra.errors import CheckpointError
+
+
+def check_writable(file: str | Path | None) -> None:
+    """Refuse a place that cannot be written before the work, not after it."""
+    if file is None or file == "-":
+        return
+    place = Path(file)
+    folder = next(p for p in (place.parent, *place.parent.parents) if p.exists())
+    if not os.access(folder, os.W_OK) or (isinstance(file, str) and folder != place.parent):
+        raise CheckpointError(
+            "E_WRITE", str(place), "its folder is not there or not writable", "choose another place"
+        )
+
+
+def write(file: str, text: str) -> None:
+    """Write text to a file, or to standard output for ``-``."""
+    from spectra.reports.tables import write_text
+
+    if file == "-":
+        click.echo(text, nl=False)
+    else:
+        write_text(Path(file), text)
