@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from spectra.errors import SpectraError as SpectraError
     from spectra.metrics import METRICS as METRICS
     from spectra.metrics import Metric as Metric
+    from spectra.ranking import Ranking as Ranking
+    from spectra.ranking import rank as rank
     from spectra.records import LayerReport as LayerReport
     from spectra.records import ModelReport as ModelReport
     from spectra.records import Status as Status
@@ -36,6 +38,8 @@ _HOMES = {
     "SpectraError": "errors",
     "METRICS": "metrics",
     "Metric": "metrics",
+    "Ranking": "ranking",
+    "rank": "ranking",
     "LayerReport": "records",
     "ModelReport": "records",
     "Status": "records",

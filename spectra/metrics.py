@@ -8,11 +8,14 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Literal
 
 import numpy as np
 
 from spectra import rmt, setol
 from spectra.records import Spectrum, Status, TailFit, Value
+
+Better = Literal["", "lower", "higher"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +34,8 @@ class Metric:
         Whether it needs the power-law fit.
     in_summary : bool
         Whether the model's summary holds its mean.
+    better : str
+        Which end is that of models that generalise better: ``lower``, ``higher``, or unknown.
     """
 
     compute: Callable[[Spectrum, TailFit], Value]
@@ -38,6 +43,7 @@ class Metric:
     reference: str
     of_tail: bool = False
     in_summary: bool = False
+    better: Better = ""
 
 
 def lambda_max(spectrum: Spectrum, fit: TailFit) -> float:
@@ -335,6 +341,7 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
             f"{CSN}, eq. 3.1",
             of_tail=True,
             in_summary=True,
+            better="lower",
         ),
         "alpha_stderr": Metric(
             lambda _, fit: fit.alpha_stderr,
@@ -387,13 +394,18 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
             f"{NATCOM}, Methods",
             of_tail=True,
             in_summary=True,
+            better="lower",
         ),
         "lambda_max": Metric(lambda_max, "largest eigenvalue, ‖W‖²_2", f"{NATCOM}, Methods"),
         "log_spectral_norm": Metric(
-            log_spectral_norm, "log10 λ_max", f"{NATCOM}, Methods", in_summary=True
+            log_spectral_norm, "log10 λ_max", f"{NATCOM}, Methods", in_summary=True, better="lower"
         ),
         "log_norm": Metric(
-            log_norm, "log10 Σλ = log10 ‖W‖²_F", f"{NATCOM}, Methods", in_summary=True
+            log_norm,
+            "log10 Σλ = log10 ‖W‖²_F",
+            f"{NATCOM}, Methods",
+            in_summary=True,
+            better="lower",
         ),
         "log_alpha_norm": Metric(
             log_alpha_norm,
@@ -401,6 +413,7 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
             f"{NATCOM}, Methods",
             of_tail=True,
             in_summary=True,
+            better="lower",
         ),
         "stable_rank": Metric(stable_rank, "Σλ / λ_max", f"{JMLR}, section 3.1", in_summary=True),
         "matrix_rank": Metric(

@@ -13,6 +13,7 @@ import click
 from spectra import __version__
 from spectra.cli import exits
 from spectra.cli.analyzing import analyze, demo, describe
+from spectra.cli.ranking import rank
 from spectra.errors import DeviceError, SelectionError, SpectraError
 
 
@@ -64,5 +65,5 @@ def doctor() -> None:
     sys.exit(0 if checks.run() else 1)
 
 
-for command in (analyze, demo, describe):
+for command in (analyze, demo, describe, rank):
     main.add_command(command)

@@ -9,13 +9,27 @@ import click
 
 from spectra.cli import exits
 from spectra.cli.files import check_writable, write
-from spectra.cli.options import output, selection
+from spectra.cli.options import COMPUTATION, RULES, shared
 from spectra.errors import AnalysisInterrupted
 
 if TYPE_CHECKING:
     from spectra.records import ModelReport
 
 THOROUGH_REPLICATES = 200
+
+ANALYSIS = (
+    *RULES,
+    "rows",
+    *COMPUTATION,
+    "replicates",
+    "metrics",
+    "json_file",
+    "csv_file",
+    "plots",
+    "explain",
+    "strict",
+    "quiet",
+)
 
 EXAMPLES = """\b
 Examples:
@@ -26,8 +40,7 @@ Examples:
 
 @click.command(epilog=EXAMPLES)
 @click.argument("source", metavar="SOURCE")
-@selection
-@output
+@shared(*ANALYSIS)
 def analyze(source: str, **options: Any) -> None:  # noqa: ANN401 - click's values
     """Diagnose the weights in SOURCE, layer by layer.
 
@@ -42,8 +55,7 @@ def analyze(source: str, **options: Any) -> None:  # noqa: ANN401 - click's valu
 
 
 @click.command()
-@selection
-@output
+@shared(*ANALYSIS)
 def demo(**options: Any) -> None:  # noqa: ANN401 - click's own values
     """Analyze the model that ships with spectra: no argument needed.
 
@@ -63,7 +75,7 @@ def demo(**options: Any) -> None:  # noqa: ANN401 - click's own values
 
 @click.command(short_help="List what an analysis would take and skip.")
 @click.argument("source", metavar="SOURCE")
-@selection
+@shared(*RULES, "rows")
 @click.option("--json", "json_file", metavar="FILE", help="Write it as JSON; - for stdout.")
 def describe(
     source: str,

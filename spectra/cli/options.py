@@ -1,51 +1,50 @@
-"""Options that several commands share: which layers are meant, by which rules, how it is computed."""
+"""Options that several commands share, each said once."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import click
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-
-def selection(command: Command) -> Command:
-    """Add the options that say which layers are meant, and by which rules."""
-    options = [
-        click.option(
+_OPTIONS: Mapping[str, Callable[[Any], Any]] = MappingProxyType(
+    {
+        "convention": click.option(
             "--convention",
             metavar="NAME",
             default="htsr",
             show_default=True,
             help="What is counted and how: htsr, or weightwatcher-0.7.7 for that program's numbers.",
         ),
-        click.option(
+        "layers": click.option(
             "--layers",
             metavar="GLOB",
             multiple=True,
             help="Only layers whose name matches, as 'encoder.*'; may be repeated.",
         ),
-        click.option(
+        "exclude": click.option(
             "--exclude", metavar="GLOB", multiple=True, help="All but these; may be repeated."
         ),
-        click.option(
+        "conv": click.option(
             "--conv",
             type=click.Choice(["slices", "flatten"]),
             default="slices",
             show_default=True,
             help="Convolution kernels: one matrix a position, pooled, or one matrix in all.",
         ),
-        click.option(
+        "base": click.option(
             "--base",
             metavar="SOURCE",
             help="The model a LoRA adapter belongs to: analyze the merged matrices.",
         ),
-        click.option(
+        "allow_partial": click.option(
             "--allow-partial",
             is_flag=True,
             help="Take a folder from which shards are missing, and mark the report.",
         ),
-        click.option(
+        "rows": click.option(
             "--rows",
             metavar="N",
             type=click.IntRange(min=0),
@@ -53,16 +52,7 @@ def selection(command: Command) -> Command:
             show_default=True,
             help="Most rows of the table; the layers that most need a look stay. 0: all.",
         ),
-    ]
-    for option in reversed(options):
-        command = option(command)
-    return command
-
-
-def output(command: Command) -> Command:
-    """Add the options of an analysis: how it is computed and where its results go."""
-    options = [
-        click.option(
+        "estimator": click.option(
             "--estimator",
             metavar="NAME",
             default="csn",
@@ -70,14 +60,14 @@ def output(command: Command) -> Command:
             help="How alpha is estimated: csn (maximum likelihood, xmin of least KS distance),"
             " csn_truncated, hill_mid, hill_k, xmin_peak, xmin_peak_compat or clip_xmax.",
         ),
-        click.option(
+        "device": click.option(
             "--device",
             metavar="NAME",
             default="auto",
             show_default=True,
             help="auto, cpu, cuda or cuda:1.",
         ),
-        click.option(
+        "precision": click.option(
             "--precision",
             type=click.Choice(["double", "fast", "svd"]),
             default="double",
@@ -85,16 +75,16 @@ def output(command: Command) -> Command:
             help="fast: float32, alpha to about 1e-3; svd: no Gram matrices, for the smallest"
             " eigenvalues, several times slower.",
         ),
-        click.option(
+        "seed": click.option(
             "--seed", type=int, default=0, show_default=True, help="Seed of the bootstrap."
         ),
-        click.option(
+        "replicates": click.option(
             "--replicates",
             metavar="N",
             type=click.IntRange(min=0),
             help="Bootstrap replicates behind alpha's interval (20; 200 with --metrics all).",
         ),
-        click.option(
+        "metrics": click.option(
             "--metrics",
             type=click.Choice(["default", "all"]),
             default="default",
@@ -102,22 +92,41 @@ def output(command: Command) -> Command:
             help="all: also nulls of the same shape, correlation traps, goodness of fit, other"
             " families; several times slower.",
         ),
-        click.option(
+        "json_file": click.option(
             "--json", "json_file", metavar="FILE", help="Write everything as JSON; - for stdout."
         ),
-        click.option(
+        "csv_file": click.option(
             "--csv", "csv_file", metavar="FILE", help="Write one row a layer as CSV; - for stdout."
         ),
-        click.option(
+        "plots": click.option(
             "--plots",
             metavar="DIR",
             type=click.Path(file_okay=False, path_type=Path),
             help="Write a picture of every spectrum, and of alpha by depth.",
         ),
-        click.option("--explain", is_flag=True, help="Say in words what is seen in each layer."),
-        click.option("--strict", is_flag=True, help="Exit with 4 if a layer has no numbers."),
-        click.option("--quiet", is_flag=True, help="No table and no progress."),
-    ]
-    for option in reversed(options):
-        command = option(command)
-    return command
+        "explain": click.option(
+            "--explain", is_flag=True, help="Say in words what is seen in each layer."
+        ),
+        "strict": click.option(
+            "--strict", is_flag=True, help="Exit with 4 if a layer has no numbers."
+        ),
+        "quiet": click.option("--quiet", is_flag=True, help="No table and no progress."),
+    }
+)
+
+RULES = ("convention", "layers", "exclude", "conv", "base", "allow_partial")
+"""Which layers are meant, and by which rules."""
+
+COMPUTATION = ("estimator", "device", "precision", "seed")
+"""How the numbers are computed."""
+
+
+def shared(*names: str) -> Callable[[Command], Command]:
+    """Add options to a command, in this order."""
+
+    def add(command: Command) -> Command:
+        for name in reversed(names):
+            command = _OPTIONS[name](command)
+        return command
+
+    return add

@@ -53,7 +53,7 @@ def layer_row(layer: LayerReport) -> Row:
         "eigenvalue_error": layer.eigenvalue_error,
         **layer.metrics,
     }
-    return {key: _plain(value) for key, value in row.items()}
+    return {key: plain(value) for key, value in row.items()}
 
 
 def to_dict(report: ModelReport) -> Row:
@@ -67,7 +67,7 @@ def to_dict(report: ModelReport) -> Row:
             key: list(value) if isinstance(value, tuple) else value
             for key, value in report.options.items()
         },
-        "summary": {key: _plain(value) for key, value in report.summary.items()},
+        "summary": {key: plain(value) for key, value in report.summary.items()},
         "coverage": dict(report.coverage),
         "layers": [layer_row(layer) for layer in report.layers],
         "skipped": [_skipped(item) for item in report.skipped],
@@ -122,7 +122,7 @@ def inventory_json(stock: Inventory) -> str:
 def to_csv(report: ModelReport) -> str:
     """Return the layers as CSV, one row each; text that a spreadsheet would run is quoted with '."""
     buffer = io.StringIO()
-    rows = [_flat(layer_row(layer)) for layer in report.layers]
+    rows = [flat_row(layer_row(layer)) for layer in report.layers]
     if rows:
         writer = csv.DictWriter(buffer, list(rows[0]), lineterminator="\n")
         writer.writeheader()
@@ -210,13 +210,14 @@ def _skipped(item: Skipped) -> Row:
     }
 
 
-def _plain(value: Any) -> Any:  # noqa: ANN401 - any JSON value
+def plain(value: Any) -> Any:  # noqa: ANN401 - any JSON value
+    """Return a number as JSON takes it: None for NaN and infinity, Python's own types."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value.item() if hasattr(value, "item") else value
 
 
-def _flat(row: Mapping[str, Any]) -> Row:
+def flat_row(row: Mapping[str, Any]) -> Row:
     """Put lists into one cell, and make text safe to open in a spreadsheet."""
     flat: Row = {}
     for key, value in row.items():

@@ -29,6 +29,7 @@ MAX_ROWS = 60
 NAMED = 3  # how many of the worst layers are called by name
 NAME_WIDTH = 30
 MIN_NAME_WIDTH = 16
+LEFT = ("", "rank", "layer", "kind", "note", "model", "metric", "group")
 
 # What the last column says, and the legend below it; doubts about the number before the number.
 CODES = {
@@ -93,10 +94,10 @@ def show_inventory(stock: Inventory, console: Console, *, rows: int = MAX_ROWS) 
     console.print(Text(f"{printable(stock.source.address)} · {stock.source.format}", style="bold"))
     for note in stock.source.notes:
         console.print(Text(f"  {printable(note)}", style="dim"))
-    table = _table("layer", "kind", "N×M", "eigenvalues", "GFLOP")
+    table = new_table("layer", "kind", "N×M", "eigenvalues", "GFLOP")
     shown = stock.matrices[:rows] if rows else stock.matrices
     for matrix in shown:
-        _add(
+        add_row(
             table,
             shorten(matrix.name, NAME_WIDTH + 4),
             matrix.kind,
@@ -171,15 +172,16 @@ def shorten(name: str, width: int) -> str:
     return f"…{short}"
 
 
-def _add(table: Table, *cells: str, style: str = "") -> None:
+def add_row(table: Table, *cells: str, style: str = "") -> None:
     """Add a row of plain text: rich reads markup in strings, and names may hold it."""
     table.add_row(*map(Text, cells), style=style)
 
 
-def _table(*columns: str) -> Table:
+def new_table(*columns: str) -> Table:
+    """Return an empty table without lines; words stand left, numbers right."""
     table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold", pad_edge=False)
     for column in columns:
-        left = column in ("", "layer", "kind", "note")
+        left = column in LEFT
         table.add_column(column, justify="left" if left else "right", no_wrap=True)
     return table
 
@@ -218,7 +220,7 @@ def _badness(layer: LayerReport) -> tuple[int, float]:
 
 def _layer_table(layers: Sequence[LayerReport], width: int) -> Table:
     """Build the table; numbers are never cut, the name takes what the other columns leave."""
-    table = _table("", "layer", "N×M", "alpha", "KS", "tail", "α̂", "note")
+    table = new_table("", "layer", "N×M", "alpha", "KS", "tail", "α̂", "note")
     cells = [
         (
             _mark(layer),
@@ -240,7 +242,7 @@ def _layer_table(layers: Sequence[LayerReport], width: int) -> Table:
         style = "dim" if layer.status is not Status.OK else ""
         if _badness(layer)[0] == 3:
             style = "red" if Finding.OVER_TRAINED in layer.warnings else "yellow"
-        _add(table, mark, shorten(layer.name, room), *numbers, style=style)
+        add_row(table, mark, shorten(layer.name, room), *numbers, style=style)
     return table
 
 
@@ -286,24 +288,24 @@ def _verdict(report: ModelReport) -> RenderableType:
     grid = Table.grid(padding=(0, 2, 0, 0))
     grid.add_column(no_wrap=True, style="bold")
     grid.add_column(overflow="fold")
-    _add(grid, "", "")
+    add_row(grid, "", "")
     averaged = [layer for layer in report.layers if layer.averaged and "alpha" in layer.metrics]
     if averaged:
         _add_judgement(grid, averaged)
     if summary["n_averaged"]:
         means = [f"{name} {summary[name]:.3f}" for name in MEANS if name in summary]
-        _add(grid, f"mean of {summary['n_averaged']}", "   ".join(means))
+        add_row(grid, f"mean of {summary['n_averaged']}", "   ".join(means))
     if summary["n_left_out"]:
-        _add(grid, "not averaged", f"{summary['n_left_out']} embeddings and output heads")
+        add_row(grid, "not averaged", f"{summary['n_left_out']} embeddings and output heads")
     counts = Counter(layer.status for layer in report.layers if layer.status is not Status.OK)
     if counts:
         without = ", ".join(f"{count} {STATUS_TEXT[status]}" for status, count in counts.items())
-        _add(grid, "no alpha", f"{summary['n_failed']} of {summary['n_layers']}: {without}")
-    _add(grid, "skipped", _skipped_line(report.skipped))
+        add_row(grid, "no alpha", f"{summary['n_failed']} of {summary['n_layers']}: {without}")
+    add_row(grid, "skipped", _skipped_line(report.skipped))
     if report.source.partial:
-        _add(grid, "partial", "files of the checkpoint are missing", style="bold red")
+        add_row(grid, "partial", "files of the checkpoint are missing", style="bold red")
     elif not report.complete:
-        _add(grid, "interrupted", "what was not reached has no numbers", style="bold red")
+        add_row(grid, "interrupted", "what was not reached has no numbers", style="bold red")
     return grid
 
 
@@ -318,18 +320,18 @@ def _add_judgement(grid: Table, layers: Sequence[LayerReport]) -> None:
     parts += [f"{under} above 6 (under-trained)"] if under else []
     parts += [f"{over} below 2 (over-trained)"] if over else []
     if solid:
-        _add(grid, "alpha", f"of {len(solid)} layers: {'; '.join(parts)}")
+        add_row(grid, "alpha", f"of {len(solid)} layers: {'; '.join(parts)}")
     if doubtful:
         noise = sum(Finding.RANDOM_LIKE in layer.warnings for layer in layers)
         why = "the band from 2 to 6 is that of csn, not of this estimator"
         if not any(Finding.NO_BAND in layer.warnings for layer in layers):
             why = "poor fit or too few eigenvalues"
         text = f"{doubtful} of {len(layers)} (?): {why}"
-        _add(grid, "not judged", text + (f"; {noise} like random weights" if noise else ""))
+        add_row(grid, "not judged", text + (f"; {noise} like random weights" if noise else ""))
     worst = [layer for layer in layers if _badness(layer)[0] == 3]
     for position, layer in enumerate(sorted(worst, key=_badness, reverse=True)[:NAMED]):
         text = f"{shorten(layer.name, NAME_WIDTH)}, alpha {_number(layer, 'alpha', 2)}"
-        _add(grid, "" if position else "look first at", text)
+        add_row(grid, "" if position else "look first at", text)
 
 
 def _skipped_line(skipped: Sequence[Skipped]) -> str:

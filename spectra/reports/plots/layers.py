@@ -1,24 +1,21 @@
-"""Pictures, the only module that knows matplotlib: take a record and an Axes, return the Axes."""
+"""Pictures of one model: the density of a layer's eigenvalues, alpha by depth."""
 
 import hashlib
 import re
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
-from spectra.errors import CheckpointError, printable
+from spectra.errors import printable
 from spectra.records import LayerReport, ModelReport, Status
+from spectra.reports.plots.style import BLUE, GREEN, GREY, ORANGE, PINK, new_axes, save, writing
 from spectra.verdicts import DOUBTS, OVER_TRAINED, UNDER_TRAINED
 
 BINS = 60
 OVERVIEW = "alpha_by_depth"
-# Okabe & Ito's colours, told apart by every kind of colour vision.
-BLUE, ORANGE, GREEN, PINK, GREY = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#777777"
 KIND_STYLE = {
     "linear": (BLUE, "o"),
     "conv1d": (GREEN, "^"),
@@ -50,7 +47,7 @@ def plot_esd(layer: LayerReport, ax: Axes | None = None) -> Axes:
     """
     if layer.spectrum is None:
         raise ValueError(f"layer {layer.name!r} has no spectrum ({layer.status})")
-    ax = ax if ax is not None else _new_axes()
+    ax = ax if ax is not None else new_axes()
     values = layer.spectrum.eigenvalues
     values = values[values > max(layer.spectrum.floor, np.finfo(np.float64).tiny * 1e16)]
     if values.size > 1 and values[-1] > values[0] * (1 + 1e-6):
@@ -107,7 +104,7 @@ def plot_alpha_by_depth(report: ModelReport, ax: Axes | None = None) -> Axes:
     Layers whose alpha is not judged (poor fit, few eigenvalues, noise) are hollow, those without an
     alpha are marked on the axis.
     """
-    ax = ax if ax is not None else _new_axes(width=9)
+    ax = ax if ax is not None else new_axes(width=9)
     ax.axhspan(OVER_TRAINED, UNDER_TRAINED, color=GREY, alpha=0.12, label="2 to 6")
     fitted = [(i, layer) for i, layer in enumerate(report.layers) if layer.status is Status.OK]
     for kind, (colour, marker) in KIND_STYLE.items():
@@ -156,15 +153,11 @@ def plot_alpha_by_depth(report: ModelReport, ax: Axes | None = None) -> Axes:
 
 def save_plots(report: ModelReport, folder: Path, *, suffix: str = "png") -> Iterator[Path]:
     """Write one picture over the model and one a layer, yielding each path as it is done."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        yield _save(plot_alpha_by_depth(report), folder / f"{OVERVIEW}.{suffix}")
+    with writing(folder):
+        yield save(plot_alpha_by_depth(report), folder / f"{OVERVIEW}.{suffix}")
         for layer in report.layers:
             if layer.spectrum is not None:
-                yield _save(plot_esd(layer), folder / f"{slug(layer.name)}.{suffix}")
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise CheckpointError("E_WRITE", str(folder), f"cannot be written ({reason})") from error
+                yield save(plot_esd(layer), folder / f"{slug(layer.name)}.{suffix}")
 
 
 def slug(name: str) -> str:
@@ -173,22 +166,3 @@ def slug(name: str) -> str:
     if safe == name and name not in ("", OVERVIEW):
         return safe
     return f"{safe}_{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
-
-
-def _new_axes(width: float = 6.4) -> Axes:
-    figure = Figure(figsize=(width, 4.4))
-    # Margins by hand: a layout engine would take longer than all the drawing.
-    figure.subplots_adjust(left=0.8 / width, right=1 - 0.2 / width, bottom=0.13, top=0.92)
-    axes: Axes = figure.add_subplot()
-    return axes
-
-
-def _save(ax: Axes, path: Path) -> Path:
-    figure = ax.get_figure(root=True)
-    if figure is None:
-        raise ValueError("the axes belong to no figure")
-    with warnings.catch_warnings():
-        # Names may be in letters that the font lacks; the file name and the table have them.
-        warnings.filterwarnings("ignore", message="Glyph .* missing")
-        figure.savefig(path, dpi=120)
-    return path

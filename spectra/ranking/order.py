@@ -1,0 +1,365 @@
+"""From reports to a ranking: groups of one architecture, the metric, the order, how sure it is."""
+
+import dataclasses
+import re
+import zlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from spectra.errors import SelectionError, unknown_name
+from spectra.metrics import METRICS
+from spectra.ranking import scores as held_against
+from spectra.ranking import statistics
+from spectra.ranking.records import Agreement, LeftOut, Mark, Pair, RankedModel, Ranking, Scores
+from spectra.records import Finding, LayerReport, ModelReport, Status, Vector, Verdict
+
+WITH_ORDER = tuple(name for name, metric in METRICS.items() if metric.better)
+"""Metrics of which it is known which end is that of better models."""
+
+SAME_RULES = ("convention", "estimator", "conv", "precision", "layers", "exclude")
+FEW_LAYERS = 8
+OVER_TRAINED_SHARE = 0.1
+FAILED_SHARE = 0.1
+FITTED_OR_SMALL = (Status.OK, Status.TOO_FEW_EIGENVALUES, Status.DEGENERATE)
+SMALLEST_GROUP = 3  # models, for an order within it to say something
+
+
+ENDING = re.compile(r"\.[A-Za-z][A-Za-z0-9]*$")
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """A model on its way into the ranking: what it is called, and its values layer by layer."""
+
+    report: ModelReport
+    given: str
+    name: str
+    group: str
+    values: Mapping[str, Vector]
+
+
+def check_metric(by: str) -> None:
+    """Refuse a metric that is unknown, or of which no end is known to be the better one."""
+    if by not in METRICS:
+        raise unknown_name(by, "metric", WITH_ORDER)
+    if by not in WITH_ORDER:
+        raise SelectionError(
+            "E_METRIC",
+            by,
+            "is no metric to rank by: which end is better is not known",
+            f"use {', '.join(WITH_ORDER)}",
+        )
+
+
+def rank_reports(
+    reports: Sequence[ModelReport],
+    *,
+    given: Sequence[str] = (),
+    by: str = "auto",
+    known: tuple[str, held_against.Known] | None = None,
+    higher_is_better: bool | None = None,
+    allow_partial: bool = False,
+    seed: int = 0,
+    left_out: Sequence[LeftOut] = (),
+) -> Ranking:
+    """Rank models by their reports.
+
+    Parameters
+    ----------
+    reports : sequence of ModelReport
+    given : sequence of str, optional
+        What the user called each of them; the address of its source when left out.
+    by, known, higher_is_better, allow_partial, seed
+        As for ``spectra.rank``; `known` is what `read_scores` gives.
+    left_out : sequence of LeftOut
+        Models that got no report.
+    """
+    _check_rules(reports)
+    given = given or [report.source.address for report in reports]
+    usable, unusable = _usable(reports, given, allow_partial=allow_partial)
+    left_out = (*left_out, *unusable)
+    if len(usable) < 2:
+        why = f" ({left_out[0].source}: {left_out[0].reason})" if left_out else ""
+        raise SelectionError(
+            "E_TOO_FEW", "rank", f"needs two models with numbers, got {len(usable)}{why}"
+        )
+    entries = _entries([reports[i] for i in usable], [given[i] for i in usable])
+    groups = {entry.group for entry in entries}
+    metric, why = (by, "asked for") if by != "auto" else _choice(len(entries), groups)
+    names = [metric, *(m for m in WITH_ORDER if m != metric)] if known else [metric]
+    drawn = {name: _drawn(entries, name, seed=seed) for name in names}
+    models, order = _models(entries, metric, drawn[metric])
+    ranking = Ranking(
+        metric=metric,
+        why=why,
+        models=models,
+        pairs=_pairs(models, drawn[metric][:, order]),
+        left_out=left_out,
+        options=entries[0].report.options,
+        reports=tuple(entries[i].report for i in order),
+    )
+    if known is None:
+        return ranking
+    scores = _scores(entries, drawn, known, higher_is_better)
+    return dataclasses.replace(ranking, scores=scores)
+
+
+def _check_rules(reports: Sequence[ModelReport]) -> None:
+    """Refuse reports whose numbers were made by different rules."""
+    for report in reports[1:]:
+        for rule in SAME_RULES:
+            first, other = reports[0].options.get(rule), report.options.get(rule)
+            if first != other:
+                raise SelectionError(
+                    "E_MIXED",
+                    report.source.address,
+                    f"its {rule} is {_said(other)}, that of {reports[0].source.address} is"
+                    f" {_said(first)}: their numbers cannot be compared",
+                    "analyze them alike",
+                )
+
+
+def _said(option: object) -> str:
+    return " ".join(map(str, option)) or "all" if isinstance(option, tuple) else str(option)
+
+
+def _usable(
+    reports: Sequence[ModelReport], given: Sequence[str], *, allow_partial: bool
+) -> tuple[list[int], list[LeftOut]]:
+    """Return the positions of the reports that can be ranked, and why the others cannot."""
+    usable: list[int] = []
+    unusable: list[LeftOut] = []
+    for i, report in enumerate(reports):
+        reason = ""
+        if not report.summary["n_averaged"]:
+            reason = "no layer of it has an alpha"
+        elif not report.complete and not allow_partial:
+            missing = "files of it are missing" if report.source.partial else "was interrupted"
+            reason = f"incomplete: {missing}"
+        if reason:
+            unusable.append(LeftOut(given[i], reason))
+        else:
+            usable.append(i)
+    return usable, unusable
+
+
+def _entries(reports: Sequence[ModelReport], given: Sequence[str]) -> list[_Entry]:
+    """Name the models, put those of equal layer shapes into groups, and take the layers they share."""
+    names = distinct_names(given)
+    keys = [_signature(report.layers) for report in reports]
+    labels = {
+        key: f"{chr(65 + i % 26)}{i // 26 or ''}" for i, key in enumerate(dict.fromkeys(keys))
+    }
+    entries = []
+    for report, address, name, key in zip(reports, given, names, keys, strict=True):
+        rivals = [r for r, its in zip(reports, keys, strict=True) if its == key]
+        shared = [
+            i
+            for i in range(len(report.layers))
+            if all(rival.layers[i].averaged for rival in rivals)
+        ]
+        if not shared:  # every layer failed in one or another: each stands for itself
+            key = ((name, 0, 0, 0),)
+            labels[key] = name
+            shared = [i for i, layer in enumerate(report.layers) if layer.averaged]
+        values = {m: np.array([report.layers[i][m] for i in shared]) for m in WITH_ORDER}
+        entries.append(_Entry(report, address, name, labels[key], values))
+    return entries
+
+
+def _signature(layers: Sequence[LayerReport]) -> tuple[tuple[str, int, int, int], ...]:
+    return tuple((layer.kind, layer.N, layer.M, layer.n_matrices) for layer in layers)
+
+
+def distinct_names(addresses: Sequence[str]) -> list[str]:
+    """Return the shortest endings of paths that tell them from each other, and no file's ending.
+
+    Examples
+    --------
+    >>> distinct_names(["runs/a/model.pt", "runs/b/model.pt", "other.onnx"])
+    ['a/model', 'b/model', 'other']
+    >>> distinct_names(["a/model.pt", "a/model.onnx", "a/model.pt"])
+    ['model.pt', 'model.onnx', 'model.pt (2)']
+    """
+    wholes = [address.rstrip("/") for address in addresses]
+    shortest = [ENDING.sub("", whole) for whole in wholes]
+    if len(set(shortest)) == len(set(wholes)):
+        wholes = shortest
+    parts = [whole.split("/") for whole in wholes]
+    lengths = [1] * len(parts)
+    while True:
+        names = ["/".join(part[-n:]) for part, n in zip(parts, lengths, strict=True)]
+        counts = Counter(dict(zip(wholes, names, strict=True)).values())
+        longer = [i for i, n in enumerate(lengths) if counts[names[i]] > 1 and n < len(parts[i])]
+        if not longer:
+            break
+        for i in longer:
+            lengths[i] += 1
+    seen: Counter[str] = Counter()
+    for i, name in enumerate(names):  # the same one twice
+        seen[name] += 1
+        names[i] = f"{name} ({seen[name]})" if seen[name] > 1 else name
+    return names
+
+
+def _choice(n_models: int, groups: set[str]) -> tuple[str, str]:
+    """Choose the metric by what varies among the models, and say why."""
+    if len(groups) == 1:
+        return "alpha", (
+            f"all {n_models} models have the same layer shapes: within one architecture a lower"
+            " alpha means better trained, down to 2"
+        )
+    pairs = n_models > len(groups)
+    return "alpha_hat", (
+        f"the models have {len(groups)} different sets of layer shapes: over depths and widths"
+        " alpha_hat follows quality, and alpha alone misleads"
+        + ("; rank those of one architecture by themselves, by alpha" if pairs else "")
+    )
+
+
+def _drawn(entries: Sequence[_Entry], metric: str, *, seed: int) -> Vector:
+    """Resample layers, the same ones for all models of a group; shape (n, n_models)."""
+    drawn = np.empty((statistics.REPLICATES, len(entries)))
+    for group in dict.fromkeys(entry.group for entry in entries):
+        members = [i for i, entry in enumerate(entries) if entry.group == group]
+        table = np.stack([entries[i].values[metric] for i in members])
+        named = ";".join(sorted(entries[i].name for i in members))
+        rng = np.random.default_rng([seed, zlib.crc32(named.encode("utf-8", "replace"))])
+        drawn[:, members] = statistics.replicates(table, metric, rng)
+    return drawn
+
+
+def _models(
+    entries: Sequence[_Entry], metric: str, drawn: Vector
+) -> tuple[tuple[RankedModel, ...], list[int]]:
+    """Order the models: best first, over-trained ones after all others."""
+    usual = Counter(_format_of(entry.report) for entry in entries).most_common(1)[0][0]
+    marks = [_marks(entry, usual) for entry in entries]
+    values = [float(statistics.typical(entry.values[metric])) for entry in entries]
+    last = np.array([Mark.OVER_TRAINED in mark for mark in marks])
+    order = sorted(range(len(entries)), key=lambda i: (last[i], values[i], entries[i].name))
+    places = _places(drawn, last)
+    ranks = _places(np.array([values]), last)[0]
+    models = []
+    for i in order:
+        entry = entries[i]
+        sure = not np.isnan(drawn[:, i]).any()
+        low, high = statistics.interval(drawn[:, i])
+        rank_low, rank_high = statistics.interval(places[:, i]) if sure else (1, len(entries))
+        models.append(
+            RankedModel(
+                source=entry.report.source.address,
+                name=entry.name,
+                group=entry.group,
+                rank=int(ranks[i]),
+                rank_low=int(rank_low),
+                rank_high=int(rank_high),
+                value=values[i],
+                value_low=low,
+                value_high=high,
+                mean=float(entry.values[metric].mean()),
+                n_layers=entry.values[metric].size,
+                summary=entry.report.summary,
+                warnings=marks[i],
+            )
+        )
+    return tuple(models), order
+
+
+def _places(values: Vector, last: np.ndarray) -> Vector:
+    """Rank each row's models from 1, lowest first, over-trained ones after all others; ties share.
+
+    Parameters
+    ----------
+    values : ndarray of shape (n, n_models)
+    last : ndarray of shape (n_models,), bool
+    """
+    below = (values[:, None, :] < values[:, :, None]) & (last[None, None, :] == last[None, :, None])
+    before = ~last[None, None, :] & last[None, :, None]
+    return np.asarray(1.0 + (below | before).sum(axis=2))
+
+
+def _format_of(report: ModelReport) -> str:
+    return ", ".join(sorted({layer.dequantised_from for layer in report.layers if layer.averaged}))
+
+
+def _marks(entry: _Entry, usual: str) -> tuple[Mark, ...]:
+    layers = [layer for layer in entry.report.layers if layer.averaged]
+    over = sum(layer.verdict is Verdict.OVER_TRAINED for layer in layers)
+    noise = sum(Finding.RANDOM_LIKE in layer.warnings for layer in layers)
+    failed = sum(layer.status not in FITTED_OR_SMALL for layer in entry.report.layers)
+    checks = {
+        Mark.OVER_TRAINED: over >= max(2, OVER_TRAINED_SHARE * len(layers)) or over == len(layers),
+        Mark.MOSTLY_RANDOM_LIKE: noise > len(layers) / 2,
+        Mark.FEW_LAYERS: next(iter(entry.values.values())).size < FEW_LAYERS,
+        Mark.MIXED_FORMATS: _format_of(entry.report) != usual,
+        Mark.LAYERS_FAILED: failed >= FAILED_SHARE * len(entry.report.layers),
+        Mark.INCOMPLETE: not entry.report.complete,
+    }
+    return tuple(mark for mark, met in checks.items() if met)
+
+
+def _pairs(models: Sequence[RankedModel], drawn: Vector) -> tuple[Pair, ...]:
+    return tuple(
+        Pair(a.name, b.name, statistics.p_lower(drawn[:, i], drawn[:, j]), a.group == b.group)
+        for i, a in enumerate(models)
+        for j, b in enumerate(models[i + 1 :], start=i + 1)
+    )
+
+
+def _scores(
+    entries: Sequence[_Entry],
+    drawn: Mapping[str, Vector],
+    known: tuple[str, held_against.Known],
+    higher_is_better: bool | None,
+) -> Scores:
+    """Hold every metric's order against known scores, over all models and within groups."""
+    label, table = known
+    models = {entry.name: _called(entry) for entry in entries}
+    found = held_against.matched(table, models, "scores")
+    if higher_is_better is None:
+        higher_is_better = held_against.is_higher_better(label)
+    values = {name: table[entry][0] for name, entry in found.items()}
+    given = {name: table[entry][1] for name, entry in found.items()}
+    groups = given if any(given.values()) else {entry.name: entry.group for entry in entries}
+    quality = np.array([values[entry.name] for entry in entries]) * (1 if higher_is_better else -1)
+    parts = [
+        [i for i, entry in enumerate(entries) if groups[entry.name] == group]
+        for group in dict.fromkeys(groups.values())
+    ]
+    parts = [members for members in parts if SMALLEST_GROUP <= len(members) < len(entries)]
+    agreements: list[Agreement] = []
+    for metric, replicates in drawn.items():
+        typical = np.array([statistics.typical(entry.values[metric]) for entry in entries])
+        # Of every metric with an order, lower is better.
+        held = partial(_held, metric, -typical, -replicates, quality)
+        agreements.append(held(range(len(entries)), held_against.POOLED))
+        inside = [held(members, groups[entries[members[0]].name]) for members in parts]
+        agreements += [*inside, held_against.within(inside, metric)] if inside else []
+    paradox = held_against.paradox_in(agreements, next(iter(drawn)))
+    return Scores(label, higher_is_better, values, groups, tuple(agreements), paradox)
+
+
+def _held(
+    metric: str,
+    goodness: Vector,
+    drawn: Vector,
+    quality: Vector,
+    members: Sequence[int],
+    group: str,
+) -> Agreement:
+    chosen = list(members)
+    return held_against.agreement(
+        metric, group, goodness[chosen], drawn[:, chosen], quality[chosen]
+    )
+
+
+def _called(entry: _Entry) -> tuple[str, ...]:
+    """Everything a table of scores may call a model."""
+    paths = [Path(entry.given), Path(entry.report.source.address)]
+    return (entry.name, *(name for path in paths for name in (str(path), path.name, path.stem)))

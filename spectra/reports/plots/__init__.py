@@ -1,0 +1,21 @@
+"""Pictures, the only place that knows matplotlib: take a record and an Axes, return the Axes."""
+
+from spectra.reports.plots.layers import plot_alpha_by_depth, plot_esd, save_plots, slug
+from spectra.reports.plots.rankings import plot_ranking, plot_scores, save_ranking_plots
+from spectra.reports.plots.style import BLUE, GREEN, GREY, ORANGE, PINK, save
+
+__all__ = [
+    "BLUE",
+    "GREEN",
+    "GREY",
+    "ORANGE",
+    "PINK",
+    "plot_alpha_by_depth",
+    "plot_esd",
+    "plot_ranking",
+    "plot_scores",
+    "save",
+    "save_plots",
+    "save_ranking_plots",
+    "slug",
+]
