@@ -24,8 +24,8 @@ import spectra
 IMAGES, EPOCHS, BATCH = 20_000, 3, 64
 SEEDS = range(10)
 WIDTHS = (784, 300, 200, 200, 200, 200, 200, 200, 200, 100, 10)
-CHANNELS = (1, 32, 32, 48, 48, 64, 64, 64, 64, 64, 64)
-POOLED_AFTER = (2, 4)
+CHANNELS = (1, 24, 24, 32, 32, 32, 48, 48, 48, 48, 48)
+POOLED_AFTER = (1, 3)
 
 
 def perceptron() -> nn.Module:
