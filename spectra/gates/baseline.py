@@ -202,23 +202,25 @@ def regressions(
 
 
 def worse_by(metric: str, now: float, before: float) -> float:
-    """Return by how much a number of the summary is worse; negative if it is better.
+    """Return by how much a number of the summary is worse; 0 if it is not.
 
-    Crossing 2 from above is no gain for alpha: what lies below counts as worse on its own, and what
-    rose above 2 likewise.
+    Crossing 2 is no gain for alpha: what lies below counts as worse by itself, and so does what lies
+    above.
 
     Examples
     --------
     >>> worse_by("alpha", 3.5, 3.0), worse_by("alpha", 1.5, 3.0), worse_by("n_well_trained", 7, 9)
-    (0.5, 0.5, 2)
+    (0.5, 0.5, 2.0)
     """
     if WORSE[metric] == HIGHER:
-        return now - before
-    if WORSE[metric] == LOWER:
-        return before - now
-    above = max(now, OVER_TRAINED) - max(before, OVER_TRAINED)
-    below = min(before, OVER_TRAINED) - min(now, OVER_TRAINED)
-    return max(above, below)
+        worse = now - before
+    elif WORSE[metric] == LOWER:
+        worse = before - now
+    else:
+        above = max(now, OVER_TRAINED) - max(before, OVER_TRAINED)
+        below = min(before, OVER_TRAINED) - min(now, OVER_TRAINED)
+        worse = max(above, below)
+    return max(float(worse), 0.0)
 
 
 def _regression(report: ModelReport, baseline: ModelReport, allowance: Allowance) -> Outcome:
