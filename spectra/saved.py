@@ -25,6 +25,7 @@ from spectra.records import (
 
 SCHEMA_VERSION = 1
 MAX_BYTES = 2**30
+LARGEST = 2**63  # beyond, an integer meets no float without an overflow sooner or later
 START = 4096  # a report names its schema within its first lines
 
 _FIELDS = {field.name for field in dataclasses.fields(LayerReport)} - {"metrics", "spectrum", "fit"}
@@ -118,6 +119,8 @@ def _numbers(values: Mapping[str, Any]) -> dict[str, Value]:
     for name, value in values.items():
         if isinstance(value, bool) or not isinstance(value, int | float | None):
             raise TypeError(f"its {name} is no number")
+        if isinstance(value, int) and abs(value) > LARGEST:
+            raise ValueError(f"its {name} is no number that a report holds")
         numbers[name] = math.nan if value is None else value
     return numbers
 

@@ -1,7 +1,7 @@
 """The command line: arguments, progress and exit codes, nothing else.
 
-Exit codes: 0 done, 2 wrong usage, 3 input unreadable or refused, 4 done but layers failed and
---strict was given, 130 interrupted.
+Exit codes: 0 done, 1 a rule of a gate is met, 2 wrong usage, 3 input unreadable or refused, 4 done
+but layers failed and --strict was given or a rule could not be judged, 130 interrupted.
 """
 
 import io

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from spectra.cli import exits
+from spectra.cli import exits, gating
 from spectra.cli.files import check_writable, write
 from spectra.cli.options import COMPUTATION, RULES, shared
 from spectra.errors import AnalysisInterrupted
@@ -35,12 +35,14 @@ EXAMPLES = """\b
 Examples:
   spectra analyze model.safetensors
   spectra analyze checkpoint.pt --layers 'encoder.*' --plots figures
-  spectra analyze model/ --json - --quiet | jq .summary.alpha"""
+  spectra analyze model/ --json - --quiet | jq .summary.alpha
+  spectra analyze model/ --fail-on 'layers(alpha < 2) > 5%' --fail-on 'any(non_finite)'"""
 
 
 @click.command(epilog=EXAMPLES)
 @click.argument("source", metavar="SOURCE")
 @shared(*ANALYSIS)
+@gating.gates
 def analyze(source: str, **options: Any) -> None:  # noqa: ANN401 - click's values
     """Diagnose the weights in SOURCE, layer by layer.
 
@@ -48,14 +50,16 @@ def analyze(source: str, **options: Any) -> None:  # noqa: ANN401 - click's valu
     an index of shards, a folder that holds one, a repository of the Hugging Face hub (org/name), or
     a URL. Nothing in it is ever run.
 
-    Exit codes: 0 done; 2 wrong usage; 3 SOURCE cannot be read, or is refused; 4 some layers have
-    no numbers and --strict was given; 130 interrupted (what was done is written, and marked).
+    Exit codes: 0 done; 1 a rule of --fail-on or --max-regress is met; 2 wrong usage; 3 SOURCE
+    cannot be read, or is refused; 4 some layers have no numbers, and --strict was given or a rule
+    could not be judged; 130 interrupted (what was done is written, and marked).
     """
     _run(source, **options)
 
 
 @click.command()
 @shared(*ANALYSIS)
+@gating.gates
 def demo(**options: Any) -> None:  # noqa: ANN401 - click's own values
     """Analyze the model that ships with spectra: no argument needed.
 
@@ -111,26 +115,34 @@ def _run(source: str | Path, **options: Any) -> None:  # noqa: ANN401 - passed o
     rows, quiet, strict = options.pop("rows"), options.pop("quiet"), options.pop("strict")
     words = options.pop("explain")
     files = {key: options.pop(key) for key in ("json_file", "csv_file", "plots")}
+    asked = {key: options.pop(key) for key in gating.OPTIONS}
     if files["json_file"] == "-" == files["csv_file"]:
         raise click.UsageError("--json and --csv cannot both write to standard output")
     for file in (files["json_file"], files["csv_file"], files["plots"]):
         check_writable(file)
+    gate = gating.prepare(asked, options, evidence=thorough)
+    err = "-" in (files["json_file"], files["csv_file"])
     interrupted = False
-    try:
-        with progress_bar(quiet=quiet) as progress:
-            report = analysis.analyze(
-                str(source),
-                progress=progress,
-                evidence=thorough,
-                replicates=replicates,
-                **options,
-            )
-    except AnalysisInterrupted as stop:
-        report, interrupted = stop.report, True
-    _deliver(report, rows=rows, quiet=quiet, words=words, **files)
+    with gating.names_are_no_commands(gate, err=err):
+        try:
+            with progress_bar(quiet=quiet) as progress:
+                report = analysis.analyze(
+                    str(source),
+                    progress=progress,
+                    evidence=thorough,
+                    replicates=replicates,
+                    **options,
+                )
+        except AnalysisInterrupted as stop:
+            report, interrupted = stop.report, True
+        _deliver(report, rows=rows, quiet=quiet, words=words, **files)
+        outcomes = gating.judge(gate, report, quiet=quiet, err=err)
+    code = gating.conclude(gate, report, outcomes, err=err)
     if interrupted:
         _leave_at_once()
         sys.exit(exits.INTERRUPTED)
+    if code:
+        sys.exit(code)
     if strict and report.summary["n_failed"]:
         sys.exit(exits.LAYERS)
 

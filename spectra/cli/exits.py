@@ -1,5 +1,6 @@
-"""Exit codes of every command; 0 is done."""
+"""Exit codes of every command."""
 
+DONE = 0
 RULE_MET = 1
 USAGE = 2
 INPUT = 3

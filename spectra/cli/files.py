@@ -28,3 +28,13 @@ def write(file: str, text: str) -> None:
         click.echo(text, nl=False)
     else:
         write_text(Path(file), text)
+
+
+def append(path: Path, text: str) -> None:
+    """Add text to the end of a file that others may write to too."""
+    try:
+        with path.open("a", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(text)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise CheckpointError("E_WRITE", str(path), f"cannot be written ({reason})") from error
