@@ -12,12 +12,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from spectra.analysis import Inventory as Inventory
     from spectra.analysis import analyze as analyze
-    from spectra.analysis import describe as describe
     from spectra.conventions import CONVENTIONS as CONVENTIONS
     from spectra.errors import AnalysisInterrupted as AnalysisInterrupted
     from spectra.errors import SpectraError as SpectraError
+    from spectra.inventory import Inventory as Inventory
+    from spectra.inventory import describe as describe
     from spectra.metrics import METRICS as METRICS
     from spectra.metrics import Metric as Metric
     from spectra.records import LayerReport as LayerReport
@@ -29,8 +29,8 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "analyze": "analysis",
-    "describe": "analysis",
-    "Inventory": "analysis",
+    "describe": "inventory",
+    "Inventory": "inventory",
     "CONVENTIONS": "conventions",
     "AnalysisInterrupted": "errors",
     "SpectraError": "errors",

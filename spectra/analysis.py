@@ -1,7 +1,6 @@
 """analyze(): from a source of weights to the report of a model."""
 
 import dataclasses
-import fnmatch
 import logging
 import math
 import platform
@@ -11,7 +10,6 @@ import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,7 +18,8 @@ import spectra
 from spectra import conventions, engine, tails, verdicts
 from spectra import evidence as evidence_for
 from spectra.conventions import Convention
-from spectra.errors import AnalysisInterrupted, SelectionError, unknown_name
+from spectra.errors import AnalysisInterrupted, unknown_name
+from spectra.inventory import as_tuple, coverage_of, take_stock
 from spectra.metrics import METRICS, Metric, evaluate
 from spectra.records import (
     STATUS_TEXT,
@@ -29,13 +28,12 @@ from spectra.records import (
     Matrix,
     ModelReport,
     Skipped,
-    SourceInfo,
     Spectrum,
     Status,
     Value,
     Verdict,
 )
-from spectra.sources import Checkpoint, layouts, open_source
+from spectra.sources import layouts, open_source
 
 REPLICATES = 20
 """Enough for a spread known to a sixth, which Student's t allows for; 200 make it steady."""
@@ -48,61 +46,10 @@ COUNTED = (
     Verdict.NOT_JUDGED,
 )
 NOT_AVERAGED = ("embedding", "head")
-NOT_SELECTED = "left out by the choice of layers"
 
 Progress = Callable[[float, float, str], None]
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Inventory:
-    """What an analysis would do: the matrices it would take, and what it skips and why."""
-
-    source: SourceInfo
-    matrices: tuple[Matrix, ...]
-    skipped: tuple[Skipped, ...]
-
-    @property
-    def coverage(self) -> dict[str, int]:
-        """How many tensors of the source would be analysed, and how many skipped."""
-        return coverage_of(self.matrices, (), self.skipped)
-
-    @property
-    def operations(self) -> float:
-        """Predicted floating-point operations of all decompositions."""
-        return sum(engine.operations(matrix) for matrix in self.matrices)
-
-    def plan(self, *, device: str = "cpu", precision: engine.Precision = "double") -> engine.Plan:
-        """How the decompositions would run on this machine: routes, seconds and bytes predicted."""
-        machine = engine.this_machine(device)
-        return engine.make_plan(self.matrices, machine=machine, precision=precision)
-
-
-def describe(
-    source: Any,  # noqa: ANN401 - whatever open_source takes
-    *,
-    convention: str = "htsr",
-    layers: str | Sequence[str] = (),
-    exclude: str | Sequence[str] = (),
-    conv: conventions.Conv = "slices",
-    base: Any = None,  # noqa: ANN401
-    allow_partial: bool = False,
-) -> Inventory:
-    """Say what an analysis would take and what it would skip, from headers alone.
-
-    Parameters
-    ----------
-    source, convention, layers, exclude, conv, base, allow_partial
-        As for `analyze`.
-
-    Returns
-    -------
-    Inventory
-    """
-    rules = conventions.named(convention, conv=conv)
-    opened = open_source(source, base=base, allow_partial=allow_partial)
-    return _take_stock(opened, rules, _as_tuple(layers), _as_tuple(exclude))
 
 
 def analyze(
@@ -183,14 +130,14 @@ def analyze(
     started = time.perf_counter()
     rules = conventions.named(convention, conv=conv)
     metrics = METRICS if metrics is None else metrics
-    layers, exclude = _as_tuple(layers), _as_tuple(exclude)
+    layers, exclude = as_tuple(layers), as_tuple(exclude)
     if estimator not in tails.ESTIMATORS:
         raise unknown_name(estimator, "estimator", tuple(tails.ESTIMATORS))
     if precision not in engine.PRECISIONS:
         raise unknown_name(precision, "precision", engine.PRECISIONS)
     device = engine.resolve_device(device)
     opened = open_source(source, base=base, allow_partial=allow_partial)
-    stock = _take_stock(opened, rules, layers, exclude)
+    stock = take_stock(opened, rules, layers, exclude)
 
     opened.expect(sorted({matrix.tensor for matrix in stock.matrices}))
 
@@ -416,67 +363,3 @@ def summarise(
         if metric.in_summary
     }
     return counts | means
-
-
-def coverage_of(
-    matrices: Sequence[Matrix], rows: Sequence[LayerReport], skipped: Sequence[Skipped]
-) -> dict[str, int]:
-    """Count the tensors of a source: those analysed, those none of whose matrices could be, the rest.
-
-    Parameters
-    ----------
-    matrices : sequence of Matrix
-        Those taken.
-    rows : sequence of LayerReport
-        What became of them; before an analysis all count as analysed.
-    skipped : sequence of Skipped
-    """
-    taken = {matrix.tensor for matrix in matrices}
-    good = {row.tensor for row in rows if row.status is Status.OK} if rows else taken
-    left = sum(item.count for item in skipped)
-    counts = {"analysed": len(good), "failed": len(taken - good), "skipped": left}
-    return {"tensors": sum(counts.values()), **counts}
-
-
-def _take_stock(
-    source: Checkpoint, rules: Convention, layers: Sequence[str], exclude: Sequence[str]
-) -> Inventory:
-    matrices, skipped = layouts.matrices_of(source.tensors, rules, config=source.config)
-    for pattern in (*layers, *exclude):
-        if not any(_matches(matrix, [pattern]) for matrix in matrices):
-            raise SelectionError(
-                "E_NO_MATCH",
-                pattern,
-                f"matches none of the {len(matrices)} layers",
-                f"names look like {', '.join(matrix.name for matrix in matrices[:2])}",
-            )
-    chosen = [
-        matrix
-        for matrix in matrices
-        if (not layers or _matches(matrix, layers)) and not _matches(matrix, exclude)
-    ]
-    names = {matrix.name for matrix in chosen}
-    counted = {matrix.tensor for matrix in chosen}
-    left_out = []
-    for matrix in matrices:
-        if matrix.name not in names:
-            # of a tensor in parts, the first part left out stands for it, unless others are taken
-            count = 0 if matrix.tensor in counted else 1
-            left_out.append(Skipped(matrix.name, matrix.shape, NOT_SELECTED, count))
-            counted.add(matrix.tensor)
-    return Inventory(source.info, tuple(chosen), (*skipped, *left_out, *source.ignored))
-
-
-def _matches(matrix: Matrix, patterns: Sequence[str]) -> bool:
-    names = (matrix.name, *matrix.aliases)
-    wholes = [layouts.whole_name(name) for name in names]  # 'c_attn' means its q, k and v
-    forms = (*names, *wholes, *(whole.removesuffix(".weight") for whole in wholes))
-    return any(
-        form == pattern or fnmatch.fnmatchcase(form, pattern)  # names may hold brackets
-        for form in forms
-        for pattern in patterns
-    )
-
-
-def _as_tuple(patterns: str | Sequence[str]) -> tuple[str, ...]:
-    return (patterns,) if isinstance(patterns, str) else tuple(patterns)

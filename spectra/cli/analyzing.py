@@ -77,10 +77,10 @@ def describe(
     """
     from rich.console import Console
 
-    from spectra import analysis
+    from spectra import inventory
     from spectra.reports import inventory_json, terminal
 
-    stock = analysis.describe(source, **options)
+    stock = inventory.describe(source, **options)
     if json_file:
         write(json_file, inventory_json(stock))
     if json_file != "-":

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import spectra
-from spectra.analysis import Inventory
 from spectra.engine import operations, seconds, working_bytes
 from spectra.errors import CheckpointError, SelectionError
+from spectra.inventory import Inventory
 from spectra.records import LayerReport, ModelReport, Skipped, SourceInfo
 from spectra.saved import SCHEMA_VERSION
 

@@ -10,9 +10,9 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from spectra.analysis import Inventory
 from spectra.engine import operations
 from spectra.errors import printable
+from spectra.inventory import Inventory
 from spectra.records import (
     STATUS_TEXT,
     Finding,
