@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from spectra.records import ModelReport as ModelReport
     from spectra.records import Status as Status
     from spectra.reports import explain as explain
+    from spectra.store import Store as Store
 
 __version__ = "0.1.0"
 
@@ -40,6 +41,7 @@ _HOMES = {
     "ModelReport": "records",
     "Status": "records",
     "explain": "reports",
+    "Store": "store",
 }
 __all__ = ["__version__", *_HOMES]
 

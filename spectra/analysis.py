@@ -1,6 +1,7 @@
 """analyze(): from a source of weights to the report of a model."""
 
 import dataclasses
+import functools
 import logging
 import math
 import platform
@@ -34,6 +35,7 @@ from spectra.records import (
     Verdict,
 )
 from spectra.sources import layouts, open_source
+from spectra.store import Store
 
 REPLICATES = 20
 """Enough for a spread known to a sixth, which Student's t allows for; 200 make it steady."""
@@ -68,6 +70,7 @@ def analyze(
     replicates: int = REPLICATES,
     metrics: Mapping[str, Metric] | None = None,
     evidence: bool = False,
+    store: Store | None = None,
     progress: Progress | None = None,
 ) -> ModelReport:
     """Diagnose a trained network from its weights, layer by layer.
@@ -103,6 +106,9 @@ def analyze(
     evidence : bool, default: False
         Also gather what says how far to trust each layer: nulls of the same shape, correlation
         traps, goodness of fit, other families (``spectra.evidence.COLUMNS``). Several times slower.
+    store : Store, optional
+        Where spectra are kept: what was decomposed before, in any checkpoint, is not decomposed
+        again. ``spectra.Store()`` is that of the commands; none when left out.
     progress : callable, optional
         Called as ``progress(done, total, name)`` after each layer, in predicted seconds.
 
@@ -152,16 +158,22 @@ def analyze(
         )
         if not evidence:
             return row
-        return with_evidence(row, matrix, rules, read, rng, seed=seed, device=device)
+        return with_evidence(row, matrix, rules, read, rng, seed=seed, device=device, store=store)
 
     finished: dict[int, LayerReport] = {}
     costs = [engine.seconds(matrix, precision) for matrix in stock.matrices]
     done, total = 0.0, sum(costs)
     with _interruptible() as stop:
         try:
-            for position, outcome in _outcomes(
-                stock.matrices, read, device, precision, rules.rank_tolerance, stop
-            ):
+            decompose = functools.partial(
+                engine.decompose,
+                read=read,
+                resolution=rules.rank_tolerance,
+                stop=stop,
+                store=store,
+                far=opened.is_far,
+            )
+            for position, outcome in _outcomes(stock.matrices, decompose, device, precision):
                 finished[position] = row = row_of(stock.matrices[position], outcome)
                 done += costs[position]
                 if progress:
@@ -195,6 +207,7 @@ def analyze(
         skipped=stock.skipped,
         run={
             "device": device,
+            **_origins(rows),
             "seconds": round(time.perf_counter() - started, 3),
             "spectra": spectra.__version__,
             "numpy": np.__version__,
@@ -205,6 +218,12 @@ def analyze(
     if interrupted:
         raise AnalysisInterrupted(report)
     return report
+
+
+def _origins(rows: Sequence[LayerReport]) -> dict[str, int]:
+    """Count the layers that were decomposed in this run, and those whose spectra were kept before."""
+    stored = [row.spectrum.stored for row in rows if row.spectrum is not None]
+    return {"decompositions": stored.count(False), "from_store": stored.count(True)}
 
 
 @contextmanager
@@ -231,11 +250,9 @@ def _interruptible() -> Iterator[threading.Event]:
 
 def _outcomes(
     matrices: Sequence[Matrix],
-    read: engine.Read,
+    decompose: Callable[[engine.Plan], Iterator[tuple[int, engine.Outcome]]],
     device: str,
     precision: engine.Precision,
-    resolution: float,
-    stop: threading.Event,
 ) -> Iterator[tuple[int, engine.Outcome]]:
     reasons = [layouts.why_unreadable(matrix) for matrix in matrices]
     for i, reason in enumerate(reasons):
@@ -245,7 +262,7 @@ def _outcomes(
     plan = engine.make_plan(
         [matrices[i] for i in readable], machine=engine.this_machine(device), precision=precision
     )
-    for position, outcome in engine.decompose(plan, read, resolution=resolution, stop=stop):
+    for position, outcome in decompose(plan):
         yield readable[position], outcome
 
 
@@ -316,13 +333,14 @@ def with_evidence(
     *,
     seed: int,
     device: str,
+    store: Store | None = None,
 ) -> LayerReport:
     """Add the columns of ``evidence.COLUMNS`` to a row, and the findings they support."""
     if row.status is not Status.OK or row.spectrum is None or row.fit is None:
         nothing = dict.fromkeys(evidence_for.COLUMNS, math.nan)
         return dataclasses.replace(row, metrics={**row.metrics, **nothing})
     found = evidence_for.gather(
-        matrix, row.spectrum, row.fit, read, rules, rng, seed=seed, device=device
+        matrix, row.spectrum, row.fit, read, rules, rng, seed=seed, device=device, store=store
     )
     checks = {
         Finding.NOT_POWER_LAW: found["gof_p"] < verdicts.RULED_OUT,

@@ -43,6 +43,11 @@ class Checkpoint:
         """What is beside the weights, and what they were computed from."""
         return self.source.ignored
 
+    @property
+    def is_far(self) -> bool:
+        """Whether reading is a transfer: the address is a URL, and no path that is here."""
+        return "://" in self.source.info.address
+
     def expect(self, names: Sequence[str]) -> None:
         """Say which tensors will be read: a hint to far sources, which fetch neighbours together."""
         hint = getattr(self.source, "expect", None)
