@@ -1,7 +1,7 @@
 """The command line: arguments, progress and exit codes, nothing else.
 
-Exit codes: 0 done, 2 wrong usage, 3 input unreadable or refused, 4 done but layers failed and
---strict was given, 130 interrupted.
+Exit codes: 0 done, 1 a check failed, 2 wrong usage, 3 input unreadable or refused, 4 done but layers
+failed and --strict was given, 130 interrupted.
 """
 
 import io
@@ -13,6 +13,7 @@ import click
 from spectra import __version__
 from spectra.cli import exits
 from spectra.cli.analyzing import analyze, demo, describe
+from spectra.cli.caching import cache
 from spectra.errors import DeviceError, SelectionError, SpectraError
 
 
@@ -64,5 +65,5 @@ def doctor() -> None:
     sys.exit(0 if checks.run() else 1)
 
 
-for command in (analyze, demo, describe):
+for command in (analyze, demo, describe, cache):
     main.add_command(command)

@@ -91,6 +91,7 @@ def _run(source: str | Path, **options: Any) -> None:  # noqa: ANN401 - passed o
     """Analyze, write what was asked for, and leave with the right exit code."""
     from spectra import analysis
     from spectra.cli.progress import progress_bar
+    from spectra.store import Store
 
     thorough = options.pop("metrics") == "all"
     replicates = options.pop("replicates")
@@ -98,6 +99,7 @@ def _run(source: str | Path, **options: Any) -> None:  # noqa: ANN401 - passed o
         replicates = THOROUGH_REPLICATES if thorough else analysis.REPLICATES
     rows, quiet, strict = options.pop("rows"), options.pop("quiet"), options.pop("strict")
     words = options.pop("explain")
+    store = None if options.pop("no_cache") else Store()
     files = {key: options.pop(key) for key in ("json_file", "csv_file", "plots")}
     if files["json_file"] == "-" == files["csv_file"]:
         raise click.UsageError("--json and --csv cannot both write to standard output")
@@ -111,6 +113,7 @@ def _run(source: str | Path, **options: Any) -> None:  # noqa: ANN401 - passed o
                 progress=progress,
                 evidence=thorough,
                 replicates=replicates,
+                store=store,
                 **options,
             )
     except AnalysisInterrupted as stop:

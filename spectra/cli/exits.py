@@ -1,6 +1,6 @@
 """Exit codes of every command; 0 is done."""
 
-RULE_MET = 1
+RULE_MET = DAMAGED = 1
 USAGE = 2
 INPUT = 3
 LAYERS = 4

@@ -114,6 +114,11 @@ def output(command: Command) -> Command:
             type=click.Path(file_okay=False, path_type=Path),
             help="Write a picture of every spectrum, and of alpha by depth.",
         ),
+        click.option(
+            "--no-cache",
+            is_flag=True,
+            help="Decompose every layer anew; keep and look up no spectra (see: spectra cache).",
+        ),
         click.option("--explain", is_flag=True, help="Say in words what is seen in each layer."),
         click.option("--strict", is_flag=True, help="Exit with 4 if a layer has no numbers."),
         click.option("--quiet", is_flag=True, help="No table and no progress."),
