@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 import spectra
-from spectra import conventions, engine, tails, verdicts
+from spectra import conventions, engine, spectra_files, tails, verdicts
 from spectra import evidence as evidence_for
 from spectra.conventions import Convention
 from spectra.errors import AnalysisInterrupted, unknown_name
@@ -78,7 +78,8 @@ def analyze(
     Parameters
     ----------
     source : path, torch.nn.Module or Mapping
-        A checkpoint file or folder, a live module, a state dict, or a dict of arrays.
+        A checkpoint file or folder, a live module, a state dict, a dict of arrays, or a file of
+        spectra that an earlier analysis kept.
     convention : str, default: "htsr"
         ``htsr`` or ``weightwatcher-0.7.7``; see ``spectra.conventions``.
     estimator : str, default: "csn"
@@ -144,6 +145,10 @@ def analyze(
     device = engine.resolve_device(device)
     opened = open_source(source, base=base, allow_partial=allow_partial)
     stock = take_stock(opened, rules, layers, exclude)
+    kept = stock.kept
+    if kept is not None:
+        spectra_files.check_options(kept, precision, evidence=evidence)
+        layers, exclude = layers or kept.layers, (*kept.exclude, *exclude)
 
     opened.expect(sorted({matrix.tensor for matrix in stock.matrices}))
 
@@ -173,12 +178,17 @@ def analyze(
                 store=store,
                 far=opened.is_far,
             )
-            for position, outcome in _outcomes(stock.matrices, decompose, device, precision):
+            outcomes = (
+                _outcomes(stock.matrices, decompose, device, precision)
+                if kept is None
+                else enumerate(kept.outcomes)
+            )
+            for position, outcome in outcomes:
                 finished[position] = row = row_of(stock.matrices[position], outcome)
                 done += costs[position]
                 if progress:
                     progress(done, total, row.name)
-                if evidence and stop.is_set():
+                if stop.is_set() and (evidence or kept is not None):
                     break  # the spectra may all be there; what takes time is what follows
         except KeyboardInterrupt:
             stop.set()
@@ -207,13 +217,14 @@ def analyze(
         skipped=stock.skipped,
         run={
             "device": device,
-            **_origins(rows),
+            **_origins(() if kept else rows),
             "seconds": round(time.perf_counter() - started, 3),
             "spectra": spectra.__version__,
             "numpy": np.__version__,
             "python": platform.python_version(),
         },
-        complete=not interrupted and not stock.source.partial,
+        complete=not stock.source.partial
+        and not any(row.status is Status.NOT_REACHED for row in rows),
     )
     if interrupted:
         raise AnalysisInterrupted(report)

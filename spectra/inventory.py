@@ -2,25 +2,30 @@
 
 import fnmatch
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from spectra import conventions, engine
+from spectra import conventions, engine, spectra_files
 from spectra.conventions import Convention
 from spectra.errors import SelectionError
 from spectra.records import LayerReport, Matrix, Skipped, SourceInfo, Status
 from spectra.sources import Checkpoint, layouts, open_source
+from spectra.spectra_files import Kept
 
 NOT_SELECTED = "left out by the choice of layers"
 
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """What an analysis would do: the matrices it would take, and what it skips and why."""
+    """What an analysis would do: the matrices it would take, and what it skips and why.
+
+    ``kept`` holds the spectra of exactly these matrices where they come from a file of spectra.
+    """
 
     source: SourceInfo
     matrices: tuple[Matrix, ...]
     skipped: tuple[Skipped, ...]
+    kept: Kept | None = None
 
     @property
     def coverage(self) -> dict[str, int]:
@@ -30,12 +35,17 @@ class Inventory:
     @property
     def operations(self) -> float:
         """Predicted floating-point operations of all decompositions."""
-        return sum(engine.operations(matrix) for matrix in self.matrices)
+        return sum((engine.operations(matrix) for matrix in self.unsolved), 0.0)
+
+    @property
+    def unsolved(self) -> tuple[Matrix, ...]:
+        """The matrices whose spectra are to be computed."""
+        return self.matrices if self.kept is None else ()
 
     def plan(self, *, device: str = "cpu", precision: engine.Precision = "double") -> engine.Plan:
         """How the decompositions would run on this machine: routes, seconds and bytes predicted."""
         machine = engine.this_machine(device)
-        return engine.make_plan(self.matrices, machine=machine, precision=precision)
+        return engine.make_plan(self.unsolved, machine=machine, precision=precision)
 
 
 def describe(
@@ -72,9 +82,16 @@ def take_stock(
     Raises
     ------
     SelectionError
-        If a pattern matches no layer.
+        If a pattern matches no layer, or a file of spectra was cut by other rules.
     """
-    matrices, skipped = layouts.matrices_of(source.tensors, rules, config=source.config)
+    kept = spectra_files.read(source) if spectra_files.is_kept(source.source) else None
+    matrices: Sequence[Matrix]
+    skipped: Sequence[Skipped]
+    if kept is None:
+        matrices, skipped = layouts.matrices_of(source.tensors, rules, config=source.config)
+    else:
+        spectra_files.check_cut(kept, rules)
+        matrices, skipped = kept.matrices, kept.skipped
     for pattern in (*layers, *exclude):
         if not any(_matches(matrix, [pattern]) for matrix in matrices):
             raise SelectionError(
@@ -97,7 +114,14 @@ def take_stock(
             count = 0 if matrix.tensor in counted else 1
             left_out.append(Skipped(matrix.name, matrix.shape, NOT_SELECTED, count))
             counted.add(matrix.tensor)
-    return Inventory(source.info, tuple(chosen), (*skipped, *source.ignored, *left_out))
+    skipped = (*skipped, *source.ignored, *left_out)
+    if kept is None:
+        return Inventory(source.info, tuple(chosen), skipped)
+    outcomes = dict(zip(matrices, kept.outcomes, strict=True))
+    kept = replace(
+        kept, matrices=tuple(chosen), outcomes=tuple(outcomes[matrix] for matrix in chosen)
+    )
+    return Inventory(kept.source, kept.matrices, skipped, kept)
 
 
 def coverage_of(

@@ -21,6 +21,8 @@ EXAMPLES = """\b
 Examples:
   spectra analyze model.safetensors
   spectra analyze checkpoint.pt --layers 'encoder.*' --plots figures
+  spectra analyze model/ --spectra model.spectra
+  spectra analyze model.spectra --estimator hill_mid
   spectra analyze model/ --json - --quiet | jq .summary.alpha"""
 
 
@@ -33,7 +35,7 @@ def analyze(source: str, **options: Any) -> None:  # noqa: ANN401 - click's valu
 
     SOURCE is a checkpoint: a file (safetensors, torch, TorchScript, GGUF, ONNX, Keras, NumPy, Flax),
     an index of shards, a folder that holds one, a repository of the Hugging Face hub (org/name), or
-    a URL. Nothing in it is ever run.
+    a URL; or a file that --spectra wrote. Nothing in it is ever run.
 
     Exit codes: 0 done; 2 wrong usage; 3 SOURCE cannot be read, or is refused; 4 some layers have
     no numbers and --strict was given; 130 interrupted (what was done is written, and marked).
@@ -100,10 +102,12 @@ def _run(source: str | Path, **options: Any) -> None:  # noqa: ANN401 - passed o
     rows, quiet, strict = options.pop("rows"), options.pop("quiet"), options.pop("strict")
     words = options.pop("explain")
     store = None if options.pop("no_cache") else Store()
-    files = {key: options.pop(key) for key in ("json_file", "csv_file", "plots")}
+    files = {key: options.pop(key) for key in ("json_file", "csv_file", "spectra", "plots")}
     if files["json_file"] == "-" == files["csv_file"]:
         raise click.UsageError("--json and --csv cannot both write to standard output")
-    for file in (files["json_file"], files["csv_file"], files["plots"]):
+    if files["spectra"] == "-":
+        raise click.UsageError("--spectra writes binary data: give a file, not -")
+    for file in files.values():
         check_writable(file)
     interrupted = False
     try:
@@ -144,10 +148,12 @@ def _deliver(
     words: bool,
     json_file: str | None,
     csv_file: str | None,
+    spectra: str | None,
     plots: Path | None,
 ) -> None:
     from rich.console import Console
 
+    from spectra import spectra_files
     from spectra.reports import terminal, to_csv, to_json
 
     # Files first: a table that goes into a closed pipe must not cost them.
@@ -155,6 +161,8 @@ def _deliver(
         write(json_file, to_json(report))
     if csv_file:
         write(csv_file, to_csv(report))
+    if spectra:
+        spectra_files.write(report, spectra)
     if not quiet:
         # With data on standard output the table goes where a person looks: standard error.
         console = Console(stderr="-" in (json_file, csv_file))

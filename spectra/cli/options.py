@@ -109,6 +109,11 @@ def output(command: Command) -> Command:
             "--csv", "csv_file", metavar="FILE", help="Write one row a layer as CSV; - for stdout."
         ),
         click.option(
+            "--spectra",
+            metavar="FILE",
+            help="Keep the spectra, to be analyzed again without the weights: FILE is a SOURCE.",
+        ),
+        click.option(
             "--plots",
             metavar="DIR",
             type=click.Path(file_okay=False, path_type=Path),

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import spectra
+from spectra import spectra_files
 from spectra.engine import operations, seconds, working_bytes
 from spectra.errors import SelectionError
 from spectra.inventory import Inventory
@@ -97,10 +98,10 @@ def inventory_json(stock: Inventory) -> str:
             "M": m.M,
             "n_matrices": m.n_matrices,
             "n_eigenvalues": m.n_matrices * m.M,
-            "operations": operations(m),
-            "route": routes[position],
-            "seconds": seconds(m),
-            "working_bytes": working_bytes(m),
+            "operations": 0.0 if stock.kept else operations(m),
+            "route": routes.get(position, "kept"),
+            "seconds": 0.0 if stock.kept else seconds(m),
+            "working_bytes": 0 if stock.kept else working_bytes(m),
         }
         for position, m in enumerate(stock.matrices)
     ]
@@ -148,13 +149,17 @@ def html_table(report: ModelReport) -> str:
 
 
 WRITERS = {".json": to_json, ".csv": to_csv}
+SPECTRA_ENDING = ".spectra"
 
 
 def write(report: ModelReport, path: str | Path) -> None:
-    """Write the report in the format its ending names: ``.json`` or ``.csv``."""
+    """Write the report in the format its ending names: ``.json``, ``.csv`` or ``.spectra``."""
     path = Path(path)
+    if path.suffix == SPECTRA_ENDING:
+        spectra_files.write(report, path)
+        return
     if path.suffix not in WRITERS:
-        known = " or ".join(WRITERS)
+        known = " or ".join((*WRITERS, SPECTRA_ENDING))
         raise SelectionError("E_FORMAT", str(path), f"has no known ending; use {known}")
     write_text(path, WRITERS[path.suffix](report))
 

@@ -100,7 +100,10 @@ def open_source(
         source = _open_address(where, allow_partial=allow_partial)
         home = Path(source.info.address)
         folder = home if home.is_dir() else home.parent
-        config, adapter = read_config(folder / CONFIG), _adapter_config(folder)
+        if not getattr(
+            source, "holds_spectra", False
+        ):  # made of the weights beside it, or of others
+            config, adapter = read_config(folder / CONFIG), _adapter_config(folder)
     elif isinstance(where, Mapping):
         source = memory.open_mapping(where)
     elif memory.is_module(where):
