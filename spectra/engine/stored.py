@@ -107,7 +107,7 @@ def _spooled(weights: Weights, files: contextlib.ExitStack) -> Iterator[Stack]:
     for block in weights.stored():
         if file is not None:
             try:
-                block.tofile(file)
+                _write(file, block)
             except OSError:
                 file = None
         dtype = block.dtype
@@ -123,3 +123,10 @@ def _spooled(weights: Weights, files: contextlib.ExitStack) -> Iterator[Stack]:
         return block.reshape(1, end - begin, row)
 
     weights.read = read
+
+
+def _write(file: IO[bytes], block: Stack) -> None:
+    """Write all of a block, now: NumPy's own ``tofile`` says nothing where the last bytes find no room."""
+    left = block.reshape(-1).view(np.uint8).data
+    while left:
+        left = left[file.write(left) :]
