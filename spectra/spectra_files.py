@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar, get_args
 
 import numpy as np
+from safetensors.numpy import save
 
 import spectra
 from spectra.conventions import Convention, named
@@ -82,8 +83,6 @@ def write(report: ModelReport, path: str | Path) -> None:
     CheckpointError
         If the file cannot be written.
     """
-    from safetensors.numpy import save
-
     rows, values = [], {}
     for position, layer in enumerate(report.layers):
         raw = None if layer.spectrum is None else layer.spectrum.raw
