@@ -166,6 +166,7 @@ def _kept(file: SafetensorsFile, content: object) -> Kept:
     if n_spectra != len(file.tensors):
         raise ValueError(f"it lists {n_spectra} spectra and holds {len(file.tensors)}")
     stored = {tensor.name: tensor for tensor in file.tensors}
+    file.expect(stored)  # from far away, together
     cut, source = _get(content, "cut", dict), _get(content, "source", dict)
     return Kept(
         address=file.info.address,

@@ -239,6 +239,20 @@ def test_weights_far_away_travel_once_though_they_are_hashed_and_solved(monkeypa
     assert (first.run["from_store"], again.run["from_store"]) == (0, 2)
 
 
+def test_a_file_of_spectra_can_be_far_away(monkeypatch, checkpoint, tmp_path):
+    monkeypatch.setenv("no_proxy", "*")
+    expected = spectra.analyze(checkpoint)
+    expected.write(tmp_path / "m.spectra")
+    with RangeServer() as server:
+        server.files["/m.spectra"] = (tmp_path / "m.spectra").read_bytes()
+        found = spectra.analyze(f"{server.url}/m.spectra")
+        assert len(server.requests) <= 2
+    assert found.source == expected.source
+    assert [layer.alpha for layer in found.layers if layer.status == "ok"] == [
+        layer.alpha for layer in expected.layers if layer.status == "ok"
+    ]
+
+
 def test_cache_list_counts_and_sums_up(checkpoint, place):
     assert run("cache", "list").stdout == f"{place}: 0 spectra, 0.0 kB\n"
     report("analyze", checkpoint)
