@@ -106,8 +106,8 @@ def write(report: ModelReport, path: str | Path) -> None:
         "matrices": rows,
         "skipped": [asdict(item) for item in report.skipped],
     }
-    metadata = {"format": SPECTRA, SPECTRA: json.dumps(content, allow_nan=False)}
-    write_file(Path(path), save(values, metadata))
+    # One key alone: the library writes several in any order, and equal files should be equal.
+    write_file(Path(path), save(values, {SPECTRA: json.dumps(content, allow_nan=False)}))
 
 
 def _row(layer: LayerReport, raw: Spectrum | None) -> dict[str, object]:
@@ -144,7 +144,7 @@ def read(checkpoint: Checkpoint) -> Kept:
     file = checkpoint.source
     assert isinstance(file, SafetensorsFile)
     try:
-        content = json.loads(file.metadata.get(SPECTRA, ""), parse_constant=_no_number)
+        content = json.loads(file.metadata[SPECTRA], parse_constant=_no_number)
         return _kept(file, content)
     except (json.JSONDecodeError, RecursionError):
         reason = "its description is no JSON"

@@ -23,8 +23,8 @@ from spectra.sources.blobs import Blob, LocalBlob, RemoteBlob
 MAX_HEADER = 100_000_000  # the format's own limit
 MAX_FAR_HEADER = 25_000_000  # of a file far away: the hub's own limit
 
-SPECTRA = "spectra"
-"""What files of spectra call their format; that of a model without a single one holds no tensors."""
+SPECTRA = "spectra-diagnostics"
+"""The key of the metadata that makes a file one of spectra; that of a model without any has no tensors."""
 
 DTYPES: Mapping[str, str] = MappingProxyType(
     {
@@ -80,7 +80,7 @@ class SafetensorsFile:
     @property
     def holds_spectra(self) -> bool:
         """Whether it is a file of spectra, and not of weights, by its own word."""
-        return self.metadata.get("format") == SPECTRA
+        return SPECTRA in self.metadata
 
     def expect(self, names: Iterable[str]) -> None:
         """Say which tensors will be read, so that what lies together far away is fetched together."""

@@ -396,7 +396,7 @@ def test_what_spectra_cannot_give_is_wrong_usage(options, checkpoint, tmp_path):
 def test_a_hostile_file_of_spectra_is_refused_in_one_line(tmp_path):
     text = json.dumps({"schema_version": 1, "matrices": "\x1b[31m"})
     values = {"0": np.sort(pareto(3, 30, np.random.default_rng(1)))}
-    save_file(values, tmp_path / "m", {"format": "spectra", "spectra": text})
+    save_file(values, tmp_path / "m", {"spectra-diagnostics": text})
     for command in ("analyze", "describe"):
         result = run(command, tmp_path / "m")
         assert result.exit_code == 3

@@ -188,7 +188,7 @@ def test_a_file_of_spectra_can_be_written_again(weights, tmp_path):
 
 def parts(path):
     with safe_open(path, framework="np") as file:
-        return load_file(path), json.loads(file.metadata()["spectra"])
+        return load_file(path), json.loads(file.metadata()["spectra-diagnostics"])
 
 
 def changed(content, where, value):
@@ -258,7 +258,7 @@ def test_a_description_that_is_not_sound_is_refused(name, weights, tmp_path):
     spectra.analyze(weights, replicates=0).write(path)
     arrays, content = parts(path)
     text = json.dumps(changed(content, *DESCRIPTIONS[name]))
-    save_file(arrays, path, {"format": "spectra", "spectra": text})
+    save_file(arrays, path, {"spectra-diagnostics": text})
     refused(path)
 
 
@@ -266,9 +266,7 @@ def test_a_description_that_is_not_sound_is_refused(name, weights, tmp_path):
     "text", ["", "{", "[]", "null", "[" * 100_000, '{"schema_version": 1e999}', "1" * 5000]
 )
 def test_a_description_that_is_no_json_object_is_refused(text, tmp_path):
-    save_file({"0": np.ones(30)}, tmp_path / "m", {"format": "spectra", "spectra": text})
-    refused(tmp_path / "m")
-    save_file({"0": np.ones(30)}, tmp_path / "m", {"format": "spectra"})
+    save_file({"0": np.ones(30)}, tmp_path / "m", {"spectra-diagnostics": text})
     refused(tmp_path / "m")
 
 
@@ -300,7 +298,7 @@ def test_eigenvalues_that_are_none_are_refused(name, weights, tmp_path):
     spectra.analyze(weights, replicates=0).write(path)
     arrays, content = parts(path)
     arrays["2"] = SPECTRA[name](arrays["2"])
-    save_file(arrays, path, {"format": "spectra", "spectra": json.dumps(content)})
+    save_file(arrays, path, {"spectra-diagnostics": json.dumps(content)})
     refused(path)
 
 
@@ -313,7 +311,7 @@ def test_a_file_that_lacks_a_spectrum_or_holds_more_is_refused(change, weights, 
         arrays.pop("2")
     if change != "missing":
         arrays["7"] = np.ones(3)
-    save_file(arrays, path, {"format": "spectra", "spectra": json.dumps(content)})
+    save_file(arrays, path, {"spectra-diagnostics": json.dumps(content)})
     refused(path)
 
 
