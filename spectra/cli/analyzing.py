@@ -25,6 +25,7 @@ ANALYSIS = (
     "metrics",
     "json_file",
     "csv_file",
+    "spectra",
     "plots",
     "explain",
     "strict",
@@ -35,8 +36,10 @@ EXAMPLES = """\b
 Examples:
   spectra analyze model.safetensors
   spectra analyze checkpoint.pt --layers 'encoder.*' --plots figures
-  spectra analyze model/ --json - --quiet | jq .summary.alpha
-  spectra analyze model/ --fail-on 'layers(alpha < 2) > 5%' --fail-on 'any(non_finite)'"""
+  spectra analyze model/ --fail-on 'layers(alpha < 2) > 5%' --fail-on 'any(non_finite)'
+  spectra analyze model/ --spectra model.spectra
+  spectra analyze model.spectra --estimator hill_mid
+  spectra analyze model/ --json - --quiet | jq .summary.alpha"""
 
 
 @click.command(epilog=EXAMPLES)
@@ -48,7 +51,7 @@ def analyze(source: str, **options: Any) -> None:  # noqa: ANN401 - click's valu
 
     SOURCE is a checkpoint: a file (safetensors, torch, TorchScript, GGUF, ONNX, Keras, NumPy, Flax),
     an index of shards, a folder that holds one, a repository of the Hugging Face hub (org/name), or
-    a URL. Nothing in it is ever run.
+    a URL; or a file that --spectra wrote. Nothing in it is ever run.
 
     Exit codes: 0 done; 1 a rule of --fail-on or --max-regress is met; 2 wrong usage; 3 SOURCE
     cannot be read, or is refused; 4 some layers have no numbers, and --strict was given or a rule
@@ -93,10 +96,10 @@ def describe(
     """
     from rich.console import Console
 
-    from spectra import analysis
+    from spectra import inventory
     from spectra.reports import inventory_json, terminal
 
-    stock = analysis.describe(source, **options)
+    stock = inventory.describe(source, **options)
     if json_file:
         write(json_file, inventory_json(stock))
     if json_file != "-":
@@ -107,6 +110,7 @@ def _run(source: str | Path, **options: Any) -> None:  # noqa: ANN401 - passed o
     """Analyze, write what was asked for, and leave with the right exit code."""
     from spectra import analysis
     from spectra.cli.progress import progress_bar
+    from spectra.store import Store
 
     thorough = options.pop("metrics") == "all"
     replicates = options.pop("replicates")
@@ -114,11 +118,14 @@ def _run(source: str | Path, **options: Any) -> None:  # noqa: ANN401 - passed o
         replicates = THOROUGH_REPLICATES if thorough else analysis.REPLICATES
     rows, quiet, strict = options.pop("rows"), options.pop("quiet"), options.pop("strict")
     words = options.pop("explain")
-    files = {key: options.pop(key) for key in ("json_file", "csv_file", "plots")}
+    store = None if options.pop("no_cache") else Store()
+    files = {key: options.pop(key) for key in ("json_file", "csv_file", "spectra", "plots")}
     asked = {key: options.pop(key) for key in gating.OPTIONS}
     if files["json_file"] == "-" == files["csv_file"]:
         raise click.UsageError("--json and --csv cannot both write to standard output")
-    for file in (files["json_file"], files["csv_file"], files["plots"]):
+    if files["spectra"] == "-":
+        raise click.UsageError("--spectra writes binary data: give a file, not -")
+    for file in files.values():
         check_writable(file)
     gate = gating.prepare(asked, options, evidence=thorough)
     err = "-" in (files["json_file"], files["csv_file"])
@@ -131,6 +138,7 @@ def _run(source: str | Path, **options: Any) -> None:  # noqa: ANN401 - passed o
                     progress=progress,
                     evidence=thorough,
                     replicates=replicates,
+                    store=store,
                     **options,
                 )
         except AnalysisInterrupted as stop:
@@ -165,10 +173,12 @@ def _deliver(
     words: bool,
     json_file: str | None,
     csv_file: str | None,
+    spectra: str | None,
     plots: Path | None,
 ) -> None:
     from rich.console import Console
 
+    from spectra import spectra_files
     from spectra.reports import terminal, to_csv, to_json
 
     # Files first: a table that goes into a closed pipe must not cost them.
@@ -176,6 +186,8 @@ def _deliver(
         write(json_file, to_json(report))
     if csv_file:
         write(csv_file, to_csv(report))
+    if spectra:
+        spectra_files.write(report, spectra)
     if not quiet:
         # With data on standard output the table goes where a person looks: standard error.
         console = Console(stderr="-" in (json_file, csv_file))

@@ -10,9 +10,9 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from spectra.analysis import Inventory
 from spectra.engine import operations
 from spectra.errors import printable
+from spectra.inventory import Inventory
 from spectra.records import (
     STATUS_TEXT,
     Finding,
@@ -103,22 +103,28 @@ def show_inventory(stock: Inventory, console: Console, *, rows: int = MAX_ROWS) 
             matrix.kind,
             _shape(matrix),
             f"{matrix.n_matrices * matrix.M}",
-            f"{operations(matrix) / 1e9:.3g}",
+            f"{operations(matrix) / 1e9:.3g}" if stock.kept is None else "–",
         )
     console.print(table)
     if len(stock.matrices) > len(shown):
         more = len(stock.matrices) - len(shown)
         console.print(Text(f"  … {more} more layers; --rows 0 shows all", style="dim"))
-    plan = stock.plan()
-    console.print(
-        f"{len(stock.matrices)} layers to analyse, {stock.source.nbytes / 1e6:,.1f} MB of weights,"
-        f" {stock.operations / 1e9:,.3g} GFLOP,\nabout {duration(plan.seconds)} on"
-        f" {plan.machine.cores} cores and {plan.nbytes / 1e6:,.1f} MB of memory beyond the program",
-        highlight=False,
-    )
+    console.print(_costs(stock), highlight=False)
     for line in _how_read(stock.matrices):
         console.print(Text(line, style="dim"))
     console.print(Text(f"skipped: {_skipped_line(stock.skipped)}", style="dim"))
+
+
+def _costs(stock: Inventory) -> str:
+    count = f"{len(stock.matrices)} layers to analyse"
+    if stock.kept is not None:
+        return f"{count} from their spectra, without weights"
+    plan = stock.plan()
+    return (
+        f"{count}, {stock.source.nbytes / 1e6:,.1f} MB of weights,"
+        f" {stock.operations / 1e9:,.3g} GFLOP,\nabout {duration(plan.seconds)} on"
+        f" {plan.machine.cores} cores and {plan.nbytes / 1e6:,.1f} MB of memory beyond the program"
+    )
 
 
 def _how_read(layers: Sequence[Matrix | LayerReport]) -> list[str]:

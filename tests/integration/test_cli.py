@@ -118,7 +118,7 @@ def test_a_missing_file_is_answered_with_a_close_name(checkpoint):
     assert result.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("command", ["analyze", "describe", "demo", "doctor"])
+@pytest.mark.parametrize("command", ["analyze", "describe", "demo", "doctor", "cache"])
 def test_help_teaches(command):
     result = run(command, "--help")
     assert result.exit_code == 0
@@ -183,8 +183,9 @@ def test_an_interrupted_run_writes_what_is_done_and_marks_it(presses, tmp_path, 
     save_file(weights, tmp_path / "m.safetensors")
     out = tmp_path / "out.json"
     ours, theirs = os.openpty()
+    command = ["analyze", str(tmp_path / "m.safetensors"), "--json", str(out), "--no-cache"]
     process = subprocess.Popen(
-        [sys.executable, "cli.py", "analyze", str(tmp_path / "m.safetensors"), "--json", str(out)],
+        [sys.executable, "cli.py", *command],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=theirs,
