@@ -22,6 +22,7 @@ from spectra.records import (
     Skipped,
     Status,
 )
+from spectra.reports.concerns import badness
 from spectra.reports.words import explain
 from spectra.verdicts import DOUBTS, OVER_TRAINED, UNDER_TRAINED
 
@@ -201,19 +202,8 @@ def _shown(layers: Sequence[LayerReport], rows: int) -> Sequence[LayerReport]:
     """Return at most `rows` layers, those that most need a look, in checkpoint order."""
     if not rows or len(layers) <= rows:
         return layers
-    worst = {id(layer) for layer in sorted(layers, key=_badness, reverse=True)[:rows]}
+    worst = {id(layer) for layer in sorted(layers, key=badness, reverse=True)[:rows]}
     return [layer for layer in layers if id(layer) in worst]
-
-
-def _badness(layer: LayerReport) -> tuple[int, float]:
-    """Order layers by how much they need a look: solid numbers outside 2-6 first, then doubts."""
-    if layer.status is not Status.OK:
-        return (1, 0.0)
-    alpha = layer.metrics.get("alpha", math.nan)
-    outside = 0.0 if math.isnan(alpha) else max(OVER_TRAINED - alpha, alpha - UNDER_TRAINED, 0.0)
-    if DOUBTS & set(layer.warnings):
-        return (2, outside) if layer.averaged else (1, outside)
-    return (3, outside) if outside and layer.averaged else (0, outside)
 
 
 def _layer_table(layers: Sequence[LayerReport], width: int) -> Table:
@@ -238,7 +228,7 @@ def _layer_table(layers: Sequence[LayerReport], width: int) -> Table:
     room = max(MIN_NAME_WIDTH, width - used - 1)
     for layer, (mark, *numbers) in zip(layers, cells, strict=True):
         style = "dim" if layer.status is not Status.OK else ""
-        if _badness(layer)[0] == 3:
+        if badness(layer)[0] == 3:
             style = "red" if Finding.OVER_TRAINED in layer.warnings else "yellow"
         _add(table, mark, shorten(layer.name, room), *numbers, style=style)
     return table
@@ -257,7 +247,7 @@ def _legend(layers: Sequence[LayerReport]) -> Text:
 def _mark(layer: LayerReport) -> str:
     if layer.status is not Status.OK:
         return "-"
-    return {3: "!", 2: "?"}.get(_badness(layer)[0], "")
+    return {3: "!", 2: "?"}.get(badness(layer)[0], "")
 
 
 def _note(layer: LayerReport) -> str:
@@ -326,8 +316,8 @@ def _add_judgement(grid: Table, layers: Sequence[LayerReport]) -> None:
             why = "poor fit or too few eigenvalues"
         text = f"{doubtful} of {len(layers)} (?): {why}"
         _add(grid, "not judged", text + (f"; {noise} like random weights" if noise else ""))
-    worst = [layer for layer in layers if _badness(layer)[0] == 3]
-    for position, layer in enumerate(sorted(worst, key=_badness, reverse=True)[:NAMED]):
+    worst = [layer for layer in layers if badness(layer)[0] == 3]
+    for position, layer in enumerate(sorted(worst, key=badness, reverse=True)[:NAMED]):
         text = f"{shorten(layer.name, NAME_WIDTH)}, alpha {_number(layer, 'alpha', 2)}"
         _add(grid, "" if position else "look first at", text)
 

@@ -1,0 +1,312 @@
+"""Pictures of a whole model: pure functions of what is shown to an SVG string."""
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+
+from spectra.naming import ROLES, Role
+from spectra.records import Status, Verdict
+from spectra.reports.html import charts
+from spectra.reports.html.charts import Axis
+from spectra.reports.html.groups import Entry
+from spectra.reports.html.markup import Markup, join, number, pixels, shown, tag
+from spectra.reports.html.texts import VERDICTS
+from spectra.verdicts import OVER_TRAINED, POOR_FIT, UNDER_TRAINED
+
+WIDTH = 920.0
+NAMED_TICKS = 8  # so few layers are named on the axis
+LABELLED = 5  # so many outliers have their number beside them
+MARKS: Mapping[Role, tuple[str, str]] = MappingProxyType(
+    {
+        "embedding": ("pink", "down"),
+        "q": ("blue", "circle"),
+        "k": ("sky", "square"),
+        "v": ("green", "up"),
+        "qkv": ("blue", "hexagon"),
+        "o": ("orange", "diamond"),
+        "gate": ("red", "down"),
+        "up": ("pink", "square"),
+        "gate_up": ("red", "hexagon"),
+        "down": ("brown", "circle"),
+        "router": ("green", "star"),
+        "recurrent": ("sky", "hexagon"),
+        "conv": ("blue", "square"),
+        "linear": ("orange", "circle"),
+        "head": ("brown", "plus"),
+    }
+)
+"""Colour and shape of every role: each is told apart by either alone within one kind of network."""
+
+
+def alpha_by_depth(entries: Sequence[Entry], mean: float) -> Markup:
+    """Draw alpha in checkpoint order with its intervals, by role, and the band from 2 to 6.
+
+    Parameters
+    ----------
+    entries : sequence of Entry
+    mean : float
+        Of the averaged layers; NaN draws none.
+    """
+    height, left, bottom = 350.0, 44.0, 300.0
+    y = _alpha_axis(entries, bottom, 28)
+    x = Axis(-0.6, len(entries) - 0.4, left, WIDTH - 12)
+    parts = [
+        charts.rectangle(left, y.at(OVER_TRAINED), x.end, y.at(UNDER_TRAINED), "band"),
+        charts.frame(
+            x,
+            y,
+            x_title="layer, in the order of the checkpoint",
+            y_title="alpha, with its 95 % interval",
+            x_ticks=_depth_ticks(entries, x),
+            y_ticks=charts.spaced(charts.ALPHA_TICKS, y, 15),
+        ),
+    ]
+    if y.holds(mean):
+        parts.append(charts.line([(left, y.at(mean)), (x.end, y.at(mean))], "mean"))
+    parts.append(_intervals(entries, x, y))
+    for i, entry in enumerate(entries):
+        if math.isfinite(entry.value("alpha")):
+            parts.append(_entry_mark(entry, x.at(i), y.at(entry.value("alpha"))))
+        else:
+            parts.append(_failed_mark(entry, x.at(i), bottom - 6))
+    parts.append(_numbers_of_outliers(entries, x, y))
+    return charts.svg(
+        WIDTH, height, *parts, label="alpha of every layer by depth; the table holds the numbers",
+        class_="wide",
+    )  # fmt: skip
+
+
+def alpha_against_ks(entries: Sequence[Entry]) -> Markup:
+    """Draw alpha against the distance of the tail from its power law."""
+    width, height = 450.0, 340.0
+    fitted = [e for e in entries if _finite(e, "alpha", "ks")]
+    most = max([0.2, *(e.value("ks") for e in fitted)])
+    x = Axis(0, min(most * 1.05, 1.0), 44, width - 14)
+    y = _alpha_axis(entries, 288, 28)
+    top = min(15.0, y.high)
+    parts = [
+        charts.rectangle(x.start, y.at(OVER_TRAINED), x.end, y.at(UNDER_TRAINED), "band"),
+        charts.rectangle(x.at(POOR_FIT), y.end, x.end, y.start, "doubt"),
+    ]
+    if top > 8:
+        parts.append(charts.rectangle(x.at(0.11), y.at(8), x.at(0.13), y.at(top), "noise"))
+    parts += [
+        charts.frame(
+            x, y, x_title="KS: distance of the tail from a power law", y_title="alpha",
+            y_ticks=charts.spaced(charts.ALPHA_TICKS, y, 15),
+        ),
+        *(_entry_mark(e, x.at(e.value("ks")), y.at(e.value("alpha"))) for e in fitted),
+        charts.text(x.at(POOR_FIT) + 5, y.end + 14, "poor fit: not judged", class_="halo"),
+    ]  # fmt: skip
+    if top > 8:
+        parts.append(charts.text(x.at(0.13) + 5, y.at(11), "noise lands here", class_="halo"))
+    return charts.svg(width, height, *parts, label="alpha of every layer against its KS distance")
+
+
+def erg_picture(entries: Sequence[Entry]) -> Markup:
+    """Draw where the power law begins against where the ERG condition cuts, by alpha.
+
+    The band is where noise of the layers' own shapes lies, if nulls were drawn (two standard
+    deviations), else 1.2 to 3.1, what noise has over all shapes.
+    """
+    width, height = 450.0, 340.0
+    fitted = [e for e in entries if _finite(e, "alpha", "delta_lambda_min")]
+    gaps = [e.value("delta_lambda_min") for e in fitted]
+    low, high = noise_band(entries)
+    x = Axis(*_alpha_range(entries), 50, width - 14, "log")
+    y = Axis(min([-1.0, *gaps]) * 1.2, max([high, *gaps]) * 1.3, 288, 28, "asinh")
+    ideal = (x.at(2), y.at(0))
+    parts = [
+        charts.rectangle(x.start, y.at(low), x.end, y.at(high), "noise"),
+        charts.frame(
+            x, y, x_title="alpha", y_title="Δλmin: start of the tail above the ERG cut",
+            x_ticks=[(v, f"{v:g}") for v in charts.spaced(charts.ALPHA_TICKS, x, 26)],
+        ),
+        charts.line([(x.start, y.at(0)), (x.end, y.at(0))], "zero"),
+        charts.line([(x.at(2), y.start), (x.at(2), y.end)], "zero"),
+        *(
+            _entry_mark(e, x.at(e.value("alpha")), y.at(gap), ring=abs(e.value("erg_z")) < 2)
+            for e, gap in zip(fitted, gaps, strict=True)
+        ),
+        tag("circle", cx=ideal[0], cy=ideal[1], r=9, class_="ideal"),
+        charts.text(ideal[0] + 12, ideal[1] + 18, "ideal of SETOL", class_="halo"),
+        charts.text(x.end - 4, y.at(high) - 5, "random weights", anchor="end", class_="halo"),
+    ]  # fmt: skip
+    label = "distance between the power law's start and the ERG cut, against alpha, of every layer"
+    return charts.svg(width, height, *parts, label=label)
+
+
+def noise_band(entries: Sequence[Entry]) -> tuple[float, float]:
+    """Return between what values of delta_lambda_min noise lies: of these shapes, or of any."""
+    ends = [
+        (mean - 2 * sd, mean + 2 * sd)
+        for entry in entries
+        for mean, sd in [
+            (entry.value("delta_lambda_min_null"), entry.value("delta_lambda_min_null_sd"))
+        ]
+        if math.isfinite(mean) and math.isfinite(sd)
+    ]
+    if not ends:
+        return 1.2, 3.1
+    return min(low for low, _ in ends), max(high for _, high in ends)
+
+
+def verdict_bar(counts: Mapping[Verdict, int]) -> Markup:
+    """Draw how many layers have which verdict, as parts of one bar."""
+    total, parts, x = sum(counts.values()), [], 0.0
+    for verdict, n in counts.items():
+        width = WIDTH * n / total if total else 0.0
+        if not n:
+            continue
+        words = f"{n} {VERDICTS[verdict][1]}"
+        box = tag(
+            "rect", tag("title", words), x=x + 1, y=0, width=max(width - 2, 1), height=30, rx=3
+        )
+        inside = charts.text(x + width / 2, 20, str(n), anchor="middle") if width > 20 else None
+        parts.append(tag("g", box, inside, class_=f"bar v-{verdict}"))
+        x += width
+    says = ", ".join(f"{n} {VERDICTS[verdict][1]}" for verdict, n in counts.items() if n)
+    return charts.svg(WIDTH, 30, *parts, label=f"layers by verdict: {says}", class_="verdicts")
+
+
+def swatch(shape: str, class_: str) -> Markup:
+    """Return one mark for a legend."""
+    drawn = charts.mark(8, 8, shape, class_)
+    return tag("svg", drawn, viewBox="0 0 16 16", class_="swatch", aria_hidden="true")
+
+
+def line_swatch(class_: str) -> Markup:
+    """Return a piece of a line, or of an area, for a legend."""
+    drawn = tag("path", d="M0 8H16", class_=class_)
+    if class_ in ("band", "noise", "doubt", "bars"):
+        drawn = tag("rect", x=0, y=1, width=16, height=14, class_=class_)
+    return tag("svg", drawn, viewBox="0 0 16 16", class_="swatch", aria_hidden="true")
+
+
+def role_legend(entries: Sequence[Entry], *, depth: bool = True) -> list[tuple[Markup, str]]:
+    """Return swatches and words of the roles that occur, and of hollow marks and crosses if any do."""
+    seen = {entry.role for entry in entries}
+    items = [
+        (swatch(MARKS[role][1], f"r-{MARKS[role][0]}"), words)
+        for role, words in ROLES.items()
+        if role in seen
+    ]
+    fitted = [entry for entry in entries if entry.fitted]
+    if any(not entry.is_judged for entry in fitted):
+        items.append((swatch("circle", "r-grey hollow"), "hollow: not judged"))
+    if depth and len(fitted) < len(entries):
+        items.append((swatch("cross", "r-grey stroke"), "no alpha"))
+    if depth:
+        items.append((line_swatch("band"), "2 to 6, as in well-trained layers"))
+        items.append((line_swatch("mean"), "mean"))
+    return items
+
+
+def describe(entry: Entry) -> str:
+    """Return a layer, or a stack of experts, in one line, for a pointer that rests on it."""
+    name = shown(entry.name, 80)
+    if len(entry.members) > 1:
+        low, high = entry.interval()
+        return (
+            f"{name}: {len(entry.members)} experts, median alpha {number(entry.value('alpha'))},"
+            f" most from {number(low)} to {number(high)}"
+        )
+    head = f"#{entry.position + 1} {name}"
+    if entry.layer.status is not Status.OK:
+        return f"{head}: no alpha ({entry.layer.reason})"
+    alpha, low, high = entry.value("alpha"), *entry.interval()
+    interval = f" ({number(low)} to {number(high)})" if math.isfinite(low) else ""
+    return f"{head}: alpha {number(alpha)}{interval}, {VERDICTS[entry.layer.verdict][1]}"
+
+
+def _finite(entry: Entry, *metrics: str) -> bool:
+    return all(math.isfinite(entry.value(metric)) for metric in metrics)
+
+
+def _alpha_range(entries: Sequence[Entry]) -> tuple[float, float]:
+    """Return an axis' ends that hold every alpha; intervals may reach further and are cut there."""
+    values = [e.value("alpha") for e in entries if _finite(e, "alpha")]
+    lows = [low for low, _ in (e.interval() for e in entries) if math.isfinite(low)]
+    lowest = min([1.6, *(v * 0.93 for v in values), *lows])
+    return max(lowest, 1.05), min(max([8.0, *(v * 1.15 for v in values)]), 120.0)
+
+
+def _alpha_axis(entries: Sequence[Entry], start: float, end: float) -> Axis:
+    return Axis(*_alpha_range(entries), start, end, "log")
+
+
+def _entry_mark(entry: Entry, x: float, y: float, *, ring: bool = False) -> Markup:
+    colour, shape = MARKS[entry.role]
+    hollow = "" if entry.is_judged else " hollow"
+    drawn = charts.mark(
+        x,
+        y,
+        shape,
+        f"r-{colour}{hollow}",
+        says=describe(entry),
+        href=f"#layer-{entry.position + 1}",
+    )
+    around = tag("circle", cx=x, cy=y, r=8, class_="ring") if ring else None
+    return join([around, drawn])
+
+
+def _failed_mark(entry: Entry, x: float, y: float) -> Markup:
+    return charts.mark(
+        x, y, "cross", "r-grey stroke", says=describe(entry), href=f"#layer-{entry.position + 1}"
+    )
+
+
+def _intervals(entries: Sequence[Entry], x: Axis, y: Axis) -> Markup:
+    """Draw the bars of all layers, those of judged ones darker."""
+    paths: dict[bool, list[str]] = {True: [], False: []}
+    for i, entry in enumerate(entries):
+        low, high = entry.interval()
+        if math.isfinite(low) and math.isfinite(high):
+            top, foot = y.at(high), y.at(low)
+            paths[entry.is_judged].append(f"M{pixels(x.at(i))} {pixels(top)}V{pixels(foot)}")
+    return join(
+        tag("path", d="".join(path), class_="interval" if judged else "interval faint")
+        for judged, path in paths.items()
+        if path
+    )
+
+
+def _depth_ticks(entries: Sequence[Entry], x: Axis) -> list[tuple[float, str]]:
+    if len(entries) <= NAMED_TICKS:
+        room = int((x.end - x.start) / max(len(entries), 1) / 7)
+        return [(i, shown(entry.name, max(room, 6))) for i, entry in enumerate(entries)]
+    counted = Axis(1, len(entries), x.start, x.end)
+    indices = [int(v) - 1 for v in {1.0, *charts.ticks(counted, 60)} if v >= 1 and v == int(v)]
+    return [(i, str(entries[i].position + 1)) for i in indices if i != 1]
+
+
+def _numbers_of_outliers(entries: Sequence[Entry], x: Axis, y: Axis) -> Markup:
+    """Write the number of the layers that are surely outside the band beside them."""
+    outside = [
+        (max(OVER_TRAINED / e.value("alpha"), e.value("alpha") / UNDER_TRAINED), i, e)
+        for i, e in enumerate(entries)
+        if e.layer.verdict in (Verdict.OVER_TRAINED, Verdict.UNDER_TRAINED)
+        and e.layer.averaged
+        and len(e.members) == 1
+    ]
+    placed: list[tuple[float, float]] = []
+    parts = []
+    for _, i, entry in sorted(outside, key=lambda found: -found[0])[:LABELLED]:
+        at = (x.at(i), y.at(entry.value("alpha")))
+        if all(abs(at[0] - px) > 34 or abs(at[1] - py) > 14 for px, py in placed):
+            placed.append(at)
+            end = at[0] > x.end - 40
+            parts.append(
+                charts.text(
+                    at[0] + (-8 if end else 8), at[1] + 4, f"#{entry.position + 1}",
+                    anchor="end" if end else None, class_="halo strong",
+                )
+            )  # fmt: skip
+    return join(parts)
+
+
+def count_verdicts(verdicts: Sequence[Verdict]) -> dict[Verdict, int]:
+    """Count verdicts, in the order they are listed."""
+    found = Counter(verdicts)
+    return {verdict: found[verdict] for verdict in VERDICTS}

@@ -1,0 +1,156 @@
+"""The heat map of a model: what its layers do against where they are, coloured by alpha."""
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from itertools import takewhile
+
+from spectra.naming import ROLES, Role, block_of, role_of
+from spectra.records import LayerReport, Status
+from spectra.reports.concerns import OUTSIDE
+from spectra.reports.html import charts
+from spectra.reports.html.figures import WIDTH, describe
+from spectra.reports.html.groups import Entry
+from spectra.reports.html.markup import Markup, number, tag
+from spectra.verdicts import DOUBTS
+
+ROW = 28.0
+LETTER = 6.6  # pixels of a letter, nearly
+STEPS = ((1.5, "below 1.5"), (2, "1.5 to 2"), (3, "2 to 3"), (4, "3 to 4"), (6, "4 to 6"),
+         (8, "6 to 8"), (math.inf, "above 8"))  # fmt: skip
+"""Upper ends of the colours' ranges, and their words."""
+
+Cells = Mapping[tuple[Role, str], Sequence[tuple[int, LayerReport]]]
+
+
+def heat_map(layers: Sequence[LayerReport]) -> Markup | None:
+    """Draw the median alpha of every role in every block; None where names show no two blocks.
+
+    A cell is hatched if none of its layers is judged, has a corner if one of them is surely outside
+    the band from 2 to 6, and a cross if none has an alpha.
+    """
+    cells: dict[tuple[Role, str], list[tuple[int, LayerReport]]] = {}
+    for position, layer in enumerate(layers):
+        key = (role_of(layer.name, layer.kind), block_of(layer.name))
+        cells.setdefault(key, []).append((position, layer))
+    blocks = list(dict.fromkeys(block for _, block in cells if block))
+    if len(blocks) < 2:
+        return None
+    if any(not block for _, block in cells):
+        blocks.append("")
+    roles = [role for role in ROLES if any(found == role for found, _ in cells)]
+    labels = _labels(blocks)
+    left = max(LETTER * len(ROLES[role]) for role in roles) + 12
+    width = min(64.0, (WIDTH - left) / len(blocks))
+    upright = all(LETTER * len(label) < width - 2 for label in labels)
+    below = 18.0 if upright else LETTER * max(map(len, labels)) + 8
+    foot = ROW * len(roles)
+    parts: list[Markup] = [
+        charts.text(left - 8, ROW * (row + 0.5) + 4, ROLES[role], anchor="end")
+        for row, role in enumerate(roles)
+    ]
+    every = math.ceil(14 / width)
+    for column, (block, label) in enumerate(zip(blocks, labels, strict=True)):
+        x = left + width * column
+        if column % every == 0:
+            parts.append(_column_label(label, x + width / 2, foot + 14, upright=upright))
+        for row, role in enumerate(roles):
+            if (role, block) in cells:
+                parts.append(_cell(cells[role, block], x, ROW * row, width))
+    pattern = tag(
+        "pattern", tag("path", d="M-1 5L5-1M1 7L7 1", class_="hatching"),
+        id="hatch", width=6, height=6, patternUnits="userSpaceOnUse",
+    )  # fmt: skip
+    return charts.svg(
+        left + width * len(blocks) + 2, foot + below + 4, tag("defs", pattern), *parts,
+        label="median alpha by role and block; the table holds the numbers of every layer",
+        class_="wide heat",
+    )  # fmt: skip
+
+
+def heat_legend() -> list[tuple[Markup, str]]:
+    """Return the colours with their ranges of alpha, and the signs on cells."""
+    items = [
+        (_swatch(tag("rect", width=16, height=16, class_=f"h{step}")), words)
+        for step, (_, words) in enumerate(STEPS)
+    ]
+    hatched = tag("rect", width=16, height=16, class_="h3"), _hatched(0, 0, 16, 16)
+    corner = tag("rect", width=16, height=16, class_="h3"), _corner(0, 0, 16)
+    return [
+        *items,
+        (_swatch(*hatched), "hatched: not judged"),
+        (_swatch(*corner), "corner: a layer in it is over- or under-trained"),
+        (_swatch(charts.mark(8, 8, "cross", "r-grey stroke")), "no alpha"),
+    ]
+
+
+def step_of(alpha: float) -> int:
+    """Return which colour an alpha has.
+
+    Examples
+    --------
+    >>> step_of(1.2), step_of(2.0), step_of(6.0), step_of(99.0)
+    (0, 2, 5, 6)
+    """
+    return sum(alpha >= end for end, _ in STEPS)
+
+
+def _cell(found: Sequence[tuple[int, LayerReport]], x: float, y: float, width: float) -> Markup:
+    fitted = [layer for _, layer in found if layer.status is Status.OK]
+    alphas = [layer.metrics.get("alpha", math.nan) for layer in fitted]
+    alphas = [alpha for alpha in alphas if math.isfinite(alpha)]
+    says = "; ".join(describe(Entry(layer.name, ((i, layer),))) for i, layer in found[:8])
+    says += f"; and {len(found) - 8} more" if len(found) > 8 else ""
+    size = {"x": x + 0.5, "y": y + 0.5, "width": width - 1, "height": ROW - 1}
+    parts: list[Markup | None] = [tag("title", says)]
+    if not alphas:
+        parts += [
+            tag("rect", class_="h-none", **size),
+            charts.mark(x + width / 2, y + ROW / 2, "cross", "r-grey stroke"),
+        ]
+        return tag("g", parts)
+    middle = statistics.median(alphas)
+    parts.append(tag("rect", class_=f"h{step_of(middle)}", **size))
+    if all(DOUBTS & set(layer.warnings) for layer in fitted):
+        parts.append(_hatched(**size))
+    if any(layer.verdict in OUTSIDE and layer.averaged for layer in fitted):
+        parts.append(_corner(x + 0.5, y + 0.5, min(width - 1, 10)))
+    if width > 27:
+        parts.append(
+            charts.text(
+                x + width / 2, y + ROW / 2 + 4, number(middle, 1), anchor="middle",
+                class_=f"t{step_of(middle)}",
+            )
+        )  # fmt: skip
+    return tag("a", parts, href=f"#layer-{found[0][0] + 1}", tabindex="-1")
+
+
+def _hatched(x: float, y: float, width: float, height: float) -> Markup:
+    return tag("rect", x=x, y=y, width=width, height=height, fill="url(#hatch)")
+
+
+def _corner(x: float, y: float, size: float) -> Markup:
+    return tag("path", d=f"M{x:.1f} {y:.1f}h{size:.1f}l-{size:.1f} {size:.1f}z", class_="corner")
+
+
+def _swatch(*drawn: Markup) -> Markup:
+    return tag("svg", *drawn, viewBox="0 0 16 16", class_="swatch", aria_hidden="true")
+
+
+def _column_label(label: str, x: float, y: float, *, upright: bool) -> Markup:
+    if upright:
+        return charts.text(x, y, label, anchor="middle")
+    turned = f"rotate(-90 {x:.1f} {y - 8:.1f})"
+    return tag("text", label, x=x, y=y - 4, text_anchor="end", transform=turned)
+
+
+def _labels(blocks: Sequence[str]) -> list[str]:
+    """Return blocks without the words they all begin with, cut to what fits below a column."""
+    split = [block.replace("/", ".").split(".") for block in blocks if block]
+    shared = len([1 for parts in takewhile(lambda p: len({*p}) == 1, zip(*split, strict=False))
+                  if parts])  # fmt: skip
+    texts = [
+        ".".join(block.replace("/", ".").split(".")[shared:]) if block else "others"
+        for block in blocks
+    ]
+    return [text if len(text) <= 22 else f"…{text[-21:]}" for text in texts]
