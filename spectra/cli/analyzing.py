@@ -16,11 +16,12 @@ if TYPE_CHECKING:
     from spectra.records import ModelReport
 
 THOROUGH_REPLICATES = 200
+DATA_FILES = ("json_file", "csv_file", "html_file")
 
 EXAMPLES = """\b
 Examples:
   spectra analyze model.safetensors
-  spectra analyze checkpoint.pt --layers 'encoder.*' --plots figures
+  spectra analyze checkpoint.pt --layers 'encoder.*' --html report.html
   spectra analyze model/ --json - --quiet | jq .summary.alpha"""
 
 
@@ -52,7 +53,7 @@ def demo(**options: Any) -> None:  # noqa: ANN401 - click's own values
     from spectra import sources
 
     record = sources.demo_record()
-    if not options["quiet"] and "-" not in (options["json_file"], options["csv_file"]):
+    if not options["quiet"] and "-" not in [options[key] for key in DATA_FILES]:
         click.echo(
             f"A {record['architecture'].split(',')[0]} perceptron, trained on MNIST as in"
             f" arXiv 2507.17912:\ntest error {record['test_error']:.2%} (the paper: 1.64 %), and"
@@ -98,10 +99,10 @@ def _run(source: str | Path, **options: Any) -> None:  # noqa: ANN401 - passed o
         replicates = THOROUGH_REPLICATES if thorough else analysis.REPLICATES
     rows, quiet, strict = options.pop("rows"), options.pop("quiet"), options.pop("strict")
     words = options.pop("explain")
-    files = {key: options.pop(key) for key in ("json_file", "csv_file", "plots")}
-    if files["json_file"] == "-" == files["csv_file"]:
-        raise click.UsageError("--json and --csv cannot both write to standard output")
-    for file in (files["json_file"], files["csv_file"], files["plots"]):
+    files = {key: options.pop(key) for key in (*DATA_FILES, "plots")}
+    if list(files.values()).count("-") > 1:
+        raise click.UsageError("only one of --json, --csv and --html can write to standard output")
+    for file in files.values():
         check_writable(file)
     interrupted = False
     try:
@@ -141,20 +142,23 @@ def _deliver(
     words: bool,
     json_file: str | None,
     csv_file: str | None,
+    html_file: str | None,
     plots: Path | None,
 ) -> None:
     from rich.console import Console
 
-    from spectra.reports import terminal, to_csv, to_json
+    from spectra.reports import terminal, to_csv, to_html, to_json
 
     # Files first: a table that goes into a closed pipe must not cost them.
     if json_file:
         write(json_file, to_json(report))
     if csv_file:
         write(csv_file, to_csv(report))
+    if html_file:
+        write(html_file, to_html(report))
     if not quiet:
         # With data on standard output the table goes where a person looks: standard error.
-        console = Console(stderr="-" in (json_file, csv_file))
+        console = Console(stderr="-" in (json_file, csv_file, html_file))
         terminal.show_report(report, console, rows=rows)
         if words:
             terminal.show_words(report, console)

@@ -109,6 +109,13 @@ def output(command: Command) -> Command:
             "--csv", "csv_file", metavar="FILE", help="Write one row a layer as CSV; - for stdout."
         ),
         click.option(
+            "--html",
+            "html_file",
+            metavar="FILE",
+            help="Write one page to read in a browser: what to look at first, pictures, every layer,"
+            " in one file that needs no network.",
+        ),
+        click.option(
             "--plots",
             metavar="DIR",
             type=click.Path(file_okay=False, path_type=Path),

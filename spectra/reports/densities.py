@@ -24,17 +24,23 @@ def positive_eigenvalues(spectrum: Spectrum) -> Vector:
     return spectrum.eigenvalues[spectrum.eigenvalues > max(spectrum.floor, LEAST)]
 
 
-def density_of(spectrum: Spectrum) -> Density | None:
+def density_of(spectrum: Spectrum, *, low: float = 0.0) -> Density | None:
     """Return the density ρ(λ) of the eigenvalues that count; None where all of them are equal.
 
-    Its integral is 1.
+    Parameters
+    ----------
+    spectrum : Spectrum
+    low : float
+        Where the bins begin at the earliest. Smaller eigenvalues count in the whole all the same: the
+        integral is the share of the eigenvalues that are in a bin.
     """
     values = positive_eigenvalues(spectrum)
-    if values.size < 2 or values[-1] <= values[0] * (1 + 1e-6):
+    seen = values[values >= low]
+    if seen.size < 2 or seen[-1] <= seen[0] * (1 + 1e-6):
         return None
-    edges = np.geomspace(values[0], values[-1], min(BINS, max(8, values.size // 3)) + 1)
-    edges[0], edges[-1] = values[0], values[-1]
-    counts, _ = np.histogram(values, edges)
+    edges = np.geomspace(seen[0], seen[-1], min(BINS, max(8, seen.size // 3)) + 1)
+    edges[0], edges[-1] = seen[0], seen[-1]
+    counts, _ = np.histogram(seen, edges)
     return Density(edges, counts / (values.size * np.diff(edges)))
 
 

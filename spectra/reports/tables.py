@@ -15,7 +15,7 @@ from typing import Any
 import spectra
 from spectra.analysis import Inventory
 from spectra.engine import operations, seconds, working_bytes
-from spectra.errors import CheckpointError, SelectionError
+from spectra.errors import CheckpointError
 from spectra.records import LayerReport, ModelReport, Skipped, SourceInfo
 from spectra.saved import SCHEMA_VERSION
 
@@ -146,18 +146,6 @@ def html_table(report: ModelReport) -> str:
         f"<table><caption>{caption}</caption><thead><tr>{head}</tr></thead>"
         f"<tbody>{''.join(body)}</tbody></table>"
     )
-
-
-WRITERS = {".json": to_json, ".csv": to_csv}
-
-
-def write(report: ModelReport, path: str | Path) -> None:
-    """Write the report in the format its ending names: ``.json`` or ``.csv``."""
-    path = Path(path)
-    if path.suffix not in WRITERS:
-        known = " or ".join(WRITERS)
-        raise SelectionError("E_FORMAT", str(path), f"has no known ending; use {known}")
-    write_text(path, WRITERS[path.suffix](report))
 
 
 def write_text(path: Path, text: str) -> None:

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal, TypeAlias
 
-from spectra.reports.html.markup import Markup, join, pixels, tag
+from spectra.reports.html.markup import Attribute, Markup, join, pixels, tag
 
 Scaling: TypeAlias = Literal["linear", "log", "asinh"]
 Points: TypeAlias = Sequence[tuple[float, float]]
 
-ALPHA_TICKS = (1.2, 1.5, 2, 3, 4, 6, 10, 15, 20, 30, 50, 100)
+ALPHA_TICKS = (1.2, 1.5, 2, 3, 4, 6, 8, 10, 15, 20, 30, 50, 100)
 SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 SHAPES: Mapping[str, str] = MappingProxyType(
     {
@@ -184,7 +184,14 @@ def mark(
     return drawn if href is None else tag("a", drawn, href=href, tabindex="-1")
 
 
-def svg(width: float, height: float, *children: Markup, label: str, class_: str = "") -> Markup:
+def svg(
+    width: float,
+    height: float,
+    *children: Markup,
+    label: str,
+    class_: str = "",
+    **attributes: Attribute,
+) -> Markup:
     """Put drawn parts into one picture with a spoken label."""
     return tag(
         "svg",
@@ -193,4 +200,5 @@ def svg(width: float, height: float, *children: Markup, label: str, class_: str 
         role="img",
         aria_label=label,
         class_=f"chart {class_}".strip(),
+        **attributes,
     )

@@ -13,8 +13,11 @@ from spectra.reports.html.markup import Markup, number, pixels, shown, tag
 from spectra.reports.html.texts import NOTES, VERDICTS
 
 WIDTH, HEIGHT = 340.0, 230.0
-DECADES = 8.0
-"""Eigenvalues further below the largest lie left of the picture; the tail would be a sliver."""
+DECADES = 9.0  # of density at most
+LEFT_OUT = 0.02
+"""Share of eigenvalues that may lie left of the picture: near zero they would fill most of it."""
+ROOM = 34.0  # pixels of a name
+FIT = frozenset({"alpha", "xmin", "xmax", "n_tail"})
 LEGEND = (
     ("bars", "density of the layer's eigenvalues"),
     ("law", "power law fitted to the tail"),
@@ -40,25 +43,30 @@ def esd(layer: LayerReport) -> Markup:
     if layer.spectrum is None:
         raise ValueError(f"layer {layer.name!r} has no spectrum ({layer.status})")
     label = f"spectrum of {shown(layer.name, 80)}"
-    density = density_of(layer.spectrum)
-    noise_x, noise_y = noise_of(layer.spectrum)
+    density = density_of(layer.spectrum, low=_left_end(layer))
     if density is None:
         return charts.svg(
             WIDTH, 60, charts.text(12, 34, "All of its eigenvalues are equal."), label=label
         )
-    largest = float(max(density.edges[-1], noise_x[-1]))
+    has_fit = layer.status is Status.OK and layer.metrics.keys() >= FIT
+    law_x, law_y = power_law_of(layer) if has_fit else (density.edges[:0], density.edges[:0])
+    noise_x, noise_y = noise_of(layer.spectrum)
     smallest = float(density.edges[0])  # the law of square noise goes on to zero
-    low = max(min(smallest, float(noise_x[0])), smallest / 10, largest * 10**-DECADES)
-    x = Axis(low, largest * 1.1, 44, WIDTH - 8, "log")
+    x = Axis(
+        max(min(smallest, float(noise_x[0])), smallest / 3),
+        float(max(density.edges[-1], noise_x[-1])) * 1.1, 44, WIDTH - 8, "log",
+    )  # fmt: skip
     seen = density.heights[density.heights > 0]
-    y = Axis(float(seen.min()) / 2.5, float(max(seen.max(), noise_y.max())) * 2, 182, 26, "log")
+    top = float(max(seen.max(), noise_y.max()))
+    foot = max(float(min([seen.min(), *law_y[-1:]])), top * 10**-DECADES)
+    y = Axis(foot / 2, top * 2, 182, 26, "log")
     parts = [
         charts.frame(x, y, x_title="eigenvalue λ", y_title="density"),
         _bars(density.edges, density.heights, x, y),
         _curve(noise_x, noise_y, x, y, "noise-law"),
+        _curve(law_x, law_y, x, y, "law"),
+        *(_cuts(layer, x, y) if has_fit else ()),
     ]
-    if layer.status is Status.OK and {"alpha", "xmin", "xmax", "n_tail"} <= layer.metrics.keys():
-        parts += [_curve(*power_law_of(layer), x, y, "law"), *_cuts(layer, x, y)]
     return charts.svg(WIDTH, HEIGHT, *parts, label=label, class_="esd")
 
 
@@ -104,30 +112,49 @@ def _bars(edges: Vector, heights: Vector, x: Axis, y: Axis) -> Markup:
     return tag("path", d="".join(path), class_="bars")
 
 
+def _left_end(layer: LayerReport) -> float:
+    """Return where a picture begins: all but the smallest eigenvalues, and the cuts with room."""
+    if layer.spectrum is None:
+        return 0.0
+    values = layer.spectrum.eigenvalues
+    cuts = (layer.metrics.get(key, math.nan) for key in ("xmin", "erg_xmin"))
+    low = float(np.quantile(values, LEFT_OUT))
+    return min([low, *(cut / 3 for cut in cuts if math.isfinite(cut))])
+
+
 def _curve(xs: Vector, ys: Vector, x: Axis, y: Axis, class_: str) -> Markup:
-    inside = (xs >= x.low) & (xs <= x.high) & (ys >= y.low) & (ys <= y.high)
-    points = [(x.at(float(a)), y.at(float(b))) for a, b in zip(xs[inside], ys[inside], strict=True)]
-    return charts.line(points, class_)
+    """Draw a curve; where it falls below the picture it goes along its foot for one point."""
+    points = [
+        (x.at(float(a)), y.at(float(b)), b > y.low)
+        for a, b in zip(xs, ys, strict=True)
+        if x.holds(a)
+    ]
+    flags = [False, *(seen for *_, seen in points), False]
+    kept = [
+        (px, py)
+        for i, (px, py, _) in enumerate(points)
+        if any(flags[i : i + 3])  # itself or a neighbour is in the picture
+    ]
+    return charts.line(kept, class_)
 
 
 def _cuts(layer: LayerReport, x: Axis, y: Axis) -> list[Markup]:
-    """Draw where the tail begins and where the ERG condition cuts, their names on outer sides."""
-    found = [
-        (x.at(value), name, class_)
-        for name, class_, value in (
-            ("xmin", "xmin", layer["xmin"]),
-            ("ERG", "erg", layer.metrics.get("erg_xmin", math.nan)),
-        )
-        if np.isfinite(value) and x.holds(value)
-    ]
-    found.sort()
-    parts = []
-    for i, (at, name, class_) in enumerate(found):
-        before = i == 0 and (len(found) > 1 or at > x.end - 40)
+    """Draw where the tail begins and where the ERG condition cuts, with names that do not collide."""
+    named = (("xmin", "xmin", "xmin"), ("ERG", "erg", "erg_xmin"))
+    found = [(layer.metrics.get(key, math.nan), name, class_) for name, class_, key in named]
+    found = sorted(cut for cut in found if x.holds(cut[0]))
+    parts, row, last = [], 0, -math.inf
+    for i, (value, name, class_) in enumerate(found):
+        at = x.at(value)
+        is_last = i == len(found) - 1
+        before = at > x.start + ROOM and (not is_last or at > x.end - ROOM)
+        if before and is_last and at - last < ROOM:
+            row = 1  # both names stand before their lines, too near for one row
+        last = at
         parts += [
             charts.line([(at, y.start), (at, y.end)], class_),
             charts.text(
-                at + (-4 if before else 4), y.end + 9, name,
+                at + (-4 if before else 4), y.end + 9 + 13 * row, name,
                 anchor="end" if before else None, class_=f"halo {class_}-name",
             ),
         ]  # fmt: skip

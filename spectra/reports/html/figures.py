@@ -83,24 +83,21 @@ def alpha_against_ks(entries: Sequence[Entry]) -> Markup:
     fitted = [e for e in entries if _finite(e, "alpha", "ks")]
     most = max([0.2, *(e.value("ks") for e in fitted)])
     x = Axis(0, min(most * 1.05, 1.0), 44, width - 14)
-    y = _alpha_axis(entries, 288, 28)
-    top = min(15.0, y.high)
+    y = _alpha_axis(entries, 288, 28, least_top=17)
     parts = [
         charts.rectangle(x.start, y.at(OVER_TRAINED), x.end, y.at(UNDER_TRAINED), "band"),
         charts.rectangle(x.at(POOR_FIT), y.end, x.end, y.start, "doubt"),
     ]
-    if top > 8:
-        parts.append(charts.rectangle(x.at(0.11), y.at(8), x.at(0.13), y.at(top), "noise"))
     parts += [
+        charts.rectangle(x.at(0.11), y.at(8), x.at(0.13), y.at(15), "noise"),
         charts.frame(
             x, y, x_title="KS: distance of the tail from a power law", y_title="alpha",
             y_ticks=charts.spaced(charts.ALPHA_TICKS, y, 15),
         ),
         *(_entry_mark(e, x.at(e.value("ks")), y.at(e.value("alpha"))) for e in fitted),
-        charts.text(x.at(POOR_FIT) + 5, y.end + 14, "poor fit: not judged", class_="halo"),
+        charts.text(x.at(POOR_FIT) + 5, y.start - 6, "poor fit: not judged", class_="halo"),
+        charts.text(x.at(0.13) + 5, y.at(11), "random weights", class_="halo"),
     ]  # fmt: skip
-    if top > 8:
-        parts.append(charts.text(x.at(0.13) + 5, y.at(11), "noise lands here", class_="halo"))
     return charts.svg(width, height, *parts, label="alpha of every layer against its KS distance")
 
 
@@ -115,7 +112,7 @@ def erg_picture(entries: Sequence[Entry]) -> Markup:
     gaps = [e.value("delta_lambda_min") for e in fitted]
     low, high = noise_band(entries)
     x = Axis(*_alpha_range(entries), 50, width - 14, "log")
-    y = Axis(min([-1.0, *gaps]) * 1.2, max([high, *gaps]) * 1.3, 288, 28, "asinh")
+    y = Axis(min([-1.0, *gaps]) * 1.2, max([high, *gaps]) * 1.6, 288, 28, "asinh")
     ideal = (x.at(2), y.at(0))
     parts = [
         charts.rectangle(x.start, y.at(low), x.end, y.at(high), "noise"),
@@ -126,12 +123,12 @@ def erg_picture(entries: Sequence[Entry]) -> Markup:
         charts.line([(x.start, y.at(0)), (x.end, y.at(0))], "zero"),
         charts.line([(x.at(2), y.start), (x.at(2), y.end)], "zero"),
         *(
-            _entry_mark(e, x.at(e.value("alpha")), y.at(gap), ring=abs(e.value("erg_z")) < 2)
+            _entry_mark(e, x.at(e.value("alpha")), y.at(gap), ring=e.is_judged and abs(e.value("erg_z")) < 2)
             for e, gap in zip(fitted, gaps, strict=True)
         ),
         tag("circle", cx=ideal[0], cy=ideal[1], r=9, class_="ideal"),
         charts.text(ideal[0] + 12, ideal[1] + 18, "ideal of SETOL", class_="halo"),
-        charts.text(x.end - 4, y.at(high) - 5, "random weights", anchor="end", class_="halo"),
+        charts.text(x.start + 5, (y.at(low) + y.at(high)) / 2 + 4, "random weights", class_="halo"),
     ]  # fmt: skip
     label = "distance between the power law's start and the ERG cut, against alpha, of every layer"
     return charts.svg(width, height, *parts, label=label)
@@ -167,7 +164,14 @@ def verdict_bar(counts: Mapping[Verdict, int]) -> Markup:
         parts.append(tag("g", box, inside, class_=f"bar v-{verdict}"))
         x += width
     says = ", ".join(f"{n} {VERDICTS[verdict][1]}" for verdict, n in counts.items() if n)
-    return charts.svg(WIDTH, 30, *parts, label=f"layers by verdict: {says}", class_="verdicts")
+    return charts.svg(
+        WIDTH,
+        30,
+        *parts,
+        label=f"layers by verdict: {says}",
+        class_="verdicts",
+        preserveAspectRatio="none",
+    )
 
 
 def swatch(shape: str, class_: str) -> Markup:
@@ -186,13 +190,13 @@ def line_swatch(class_: str) -> Markup:
 
 def role_legend(entries: Sequence[Entry], *, depth: bool = True) -> list[tuple[Markup, str]]:
     """Return swatches and words of the roles that occur, and of hollow marks and crosses if any do."""
-    seen = {entry.role for entry in entries}
+    fitted = [entry for entry in entries if entry.fitted]
+    seen = {entry.role for entry in (entries if depth else fitted)}
     items = [
         (swatch(MARKS[role][1], f"r-{MARKS[role][0]}"), words)
         for role, words in ROLES.items()
         if role in seen
     ]
-    fitted = [entry for entry in entries if entry.fitted]
     if any(not entry.is_judged for entry in fitted):
         items.append((swatch("circle", "r-grey hollow"), "hollow: not judged"))
     if depth and len(fitted) < len(entries):
@@ -224,16 +228,18 @@ def _finite(entry: Entry, *metrics: str) -> bool:
     return all(math.isfinite(entry.value(metric)) for metric in metrics)
 
 
-def _alpha_range(entries: Sequence[Entry]) -> tuple[float, float]:
+def _alpha_range(entries: Sequence[Entry], least_top: float = 8.0) -> tuple[float, float]:
     """Return an axis' ends that hold every alpha; intervals may reach further and are cut there."""
     values = [e.value("alpha") for e in entries if _finite(e, "alpha")]
     lows = [low for low, _ in (e.interval() for e in entries) if math.isfinite(low)]
     lowest = min([1.6, *(v * 0.93 for v in values), *lows])
-    return max(lowest, 1.05), min(max([8.0, *(v * 1.15 for v in values)]), 120.0)
+    return max(lowest, 1.05), min(max([least_top, *(v * 1.15 for v in values)]), 120.0)
 
 
-def _alpha_axis(entries: Sequence[Entry], start: float, end: float) -> Axis:
-    return Axis(*_alpha_range(entries), start, end, "log")
+def _alpha_axis(
+    entries: Sequence[Entry], start: float, end: float, *, least_top: float = 8.0
+) -> Axis:
+    return Axis(*_alpha_range(entries, least_top), start, end, "log")
 
 
 def _entry_mark(entry: Entry, x: float, y: float, *, ring: bool = False) -> Markup:
@@ -245,16 +251,14 @@ def _entry_mark(entry: Entry, x: float, y: float, *, ring: bool = False) -> Mark
         shape,
         f"r-{colour}{hollow}",
         says=describe(entry),
-        href=f"#layer-{entry.position + 1}",
+        href=entry.href,
     )
     around = tag("circle", cx=x, cy=y, r=8, class_="ring") if ring else None
     return join([around, drawn])
 
 
 def _failed_mark(entry: Entry, x: float, y: float) -> Markup:
-    return charts.mark(
-        x, y, "cross", "r-grey stroke", says=describe(entry), href=f"#layer-{entry.position + 1}"
-    )
+    return charts.mark(x, y, "cross", "r-grey stroke", says=describe(entry), href=entry.href)
 
 
 def _intervals(entries: Sequence[Entry], x: Axis, y: Axis) -> Markup:
@@ -277,8 +281,9 @@ def _depth_ticks(entries: Sequence[Entry], x: Axis) -> list[tuple[float, str]]:
         room = int((x.end - x.start) / max(len(entries), 1) / 7)
         return [(i, shown(entry.name, max(room, 6))) for i, entry in enumerate(entries)]
     counted = Axis(1, len(entries), x.start, x.end)
-    indices = [int(v) - 1 for v in {1.0, *charts.ticks(counted, 60)} if v >= 1 and v == int(v)]
-    return [(i, str(entries[i].position + 1)) for i in indices if i != 1]
+    indices = [v - 1 for v in (1.0, *charts.ticks(counted, 60)) if v == int(v) and v >= 1]
+    kept = charts.spaced(indices, x, 30)
+    return [(i, str(entries[int(i)].position + 1)) for i in kept]
 
 
 def _numbers_of_outliers(entries: Sequence[Entry], x: Axis, y: Axis) -> Markup:

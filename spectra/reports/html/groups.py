@@ -28,6 +28,11 @@ class Entry:
         return self.members[0][0]
 
     @property
+    def href(self) -> str:
+        """Link to the row of the table."""
+        return f"#layer-{self.position + 1}"
+
+    @property
     def layer(self) -> LayerReport:
         """The first member, which stands for what all have in common: kind, shape, role."""
         return self.members[0][1]

@@ -23,18 +23,24 @@ STEPS = ((1.5, "below 1.5"), (2, "1.5 to 2"), (3, "2 to 3"), (4, "3 to 4"), (6, 
 Cells = Mapping[tuple[Role, str], Sequence[tuple[int, LayerReport]]]
 
 
-def heat_map(layers: Sequence[LayerReport]) -> Markup | None:
-    """Draw the median alpha of every role in every block; None where names show no two blocks.
+def heat_map(layers: Sequence[LayerReport], hrefs: Mapping[int, str]) -> Markup | None:
+    """Draw the median alpha of every role in every block.
 
-    A cell is hatched if none of its layers is judged, has a corner if one of them is surely outside
-    the band from 2 to 6, and a cross if none has an alpha.
+    None where names show no two blocks, or there is no alpha. A cell is hollow if none of its layers is judged, has a corner if one of them lies outside the band
+    from 2 to 6 and can be judged, and a cross if none has an alpha.
+
+    Parameters
+    ----------
+    layers : sequence of LayerReport
+    hrefs : mapping of int to str
+        Where a click on a layer leads, by its place in `layers`.
     """
     cells: dict[tuple[Role, str], list[tuple[int, LayerReport]]] = {}
     for position, layer in enumerate(layers):
         key = (role_of(layer.name, layer.kind), block_of(layer.name))
         cells.setdefault(key, []).append((position, layer))
     blocks = list(dict.fromkeys(block for _, block in cells if block))
-    if len(blocks) < 2:
+    if len(blocks) < 2 or not any(math.isfinite(_alpha(layer)) for layer in layers):
         return None
     if any(not block for _, block in cells):
         blocks.append("")
@@ -56,13 +62,9 @@ def heat_map(layers: Sequence[LayerReport]) -> Markup | None:
             parts.append(_column_label(label, x + width / 2, foot + 14, upright=upright))
         for row, role in enumerate(roles):
             if (role, block) in cells:
-                parts.append(_cell(cells[role, block], x, ROW * row, width))
-    pattern = tag(
-        "pattern", tag("path", d="M-1 5L5-1M1 7L7 1", class_="hatching"),
-        id="hatch", width=6, height=6, patternUnits="userSpaceOnUse",
-    )  # fmt: skip
+                parts.append(_cell(cells[role, block], x, ROW * row, width, hrefs))
     return charts.svg(
-        left + width * len(blocks) + 2, foot + below + 4, tag("defs", pattern), *parts,
+        WIDTH, foot + below + 4, *parts,
         label="median alpha by role and block; the table holds the numbers of every layer",
         class_="wide heat",
     )  # fmt: skip
@@ -74,11 +76,10 @@ def heat_legend() -> list[tuple[Markup, str]]:
         (_swatch(tag("rect", width=16, height=16, class_=f"h{step}")), words)
         for step, (_, words) in enumerate(STEPS)
     ]
-    hatched = tag("rect", width=16, height=16, class_="h3"), _hatched(0, 0, 16, 16)
     corner = tag("rect", width=16, height=16, class_="h3"), _corner(0, 0, 16)
     return [
         *items,
-        (_swatch(*hatched), "hatched: not judged"),
+        (_swatch(_hollow("h3", 0, 0, 16, 16)), "hollow: not judged"),
         (_swatch(*corner), "corner: a layer in it is over- or under-trained"),
         (_swatch(charts.mark(8, 8, "cross", "r-grey stroke")), "no alpha"),
     ]
@@ -95,10 +96,15 @@ def step_of(alpha: float) -> int:
     return sum(alpha >= end for end, _ in STEPS)
 
 
-def _cell(found: Sequence[tuple[int, LayerReport]], x: float, y: float, width: float) -> Markup:
+def _cell(
+    found: Sequence[tuple[int, LayerReport]],
+    x: float,
+    y: float,
+    width: float,
+    hrefs: Mapping[int, str],
+) -> Markup:
     fitted = [layer for _, layer in found if layer.status is Status.OK]
-    alphas = [layer.metrics.get("alpha", math.nan) for layer in fitted]
-    alphas = [alpha for alpha in alphas if math.isfinite(alpha)]
+    alphas = [_alpha(layer) for layer in fitted if math.isfinite(_alpha(layer))]
     says = "; ".join(describe(Entry(layer.name, ((i, layer),))) for i, layer in found[:8])
     says += f"; and {len(found) - 8} more" if len(found) > 8 else ""
     size = {"x": x + 0.5, "y": y + 0.5, "width": width - 1, "height": ROW - 1}
@@ -110,23 +116,29 @@ def _cell(found: Sequence[tuple[int, LayerReport]], x: float, y: float, width: f
         ]
         return tag("g", parts)
     middle = statistics.median(alphas)
-    parts.append(tag("rect", class_=f"h{step_of(middle)}", **size))
-    if all(DOUBTS & set(layer.warnings) for layer in fitted):
-        parts.append(_hatched(**size))
+    hollow = all(DOUBTS & set(layer.warnings) for layer in fitted)
+    step = f"h{step_of(middle)}"
+    parts.append(_hollow(step, **size) if hollow else tag("rect", class_=step, **size))
     if any(layer.verdict in OUTSIDE and layer.averaged for layer in fitted):
         parts.append(_corner(x + 0.5, y + 0.5, min(width - 1, 10)))
     if width > 27:
         parts.append(
             charts.text(
                 x + width / 2, y + ROW / 2 + 4, number(middle, 1), anchor="middle",
-                class_=f"t{step_of(middle)}",
+                class_=None if hollow else f"t{step_of(middle)}",
             )
         )  # fmt: skip
-    return tag("a", parts, href=f"#layer-{found[0][0] + 1}", tabindex="-1")
+    return tag("a", parts, href=hrefs[found[0][0]], tabindex="-1")
 
 
-def _hatched(x: float, y: float, width: float, height: float) -> Markup:
-    return tag("rect", x=x, y=y, width=width, height=height, fill="url(#hatch)")
+def _alpha(layer: LayerReport) -> float:
+    return layer.metrics.get("alpha", math.nan)
+
+
+def _hollow(step: str, x: float, y: float, width: float, height: float) -> Markup:
+    """Draw the outline of a cell in its colour."""
+    inner = {"x": x + 1.5, "y": y + 1.5, "width": max(width - 3, 1), "height": height - 3}
+    return tag("rect", class_=f"{step} hollow", **inner)
 
 
 def _corner(x: float, y: float, size: float) -> Markup:

@@ -60,7 +60,7 @@
     for (const row of rows) {
       const matches =
         (!wanted || row.textContent.toLowerCase().includes(wanted)) &&
-        (!verdict.value || row.dataset.verdict === verdict.value || row.querySelector(".v-" + verdict.value) !== null) &&
+        (!verdict.value || row.dataset.verdict.split(" ").includes(verdict.value)) &&
         (!role.value || row.cells[roleColumn].textContent === role.value);
       row.hidden = !matches;
       count += matches;

@@ -34,6 +34,7 @@ class Column:
     says: str = ""
     is_number: bool = True
     is_head: bool = False
+    class_: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +170,7 @@ def table(columns: Sequence[Column], rows: Iterable[Row], *, key: str, caption: 
             [
                 tag("th", cell, scope="row")
                 if column.is_head
-                else tag("td", cell, class_="number" if column.is_number else None)
+                else tag("td", cell, class_=_class_of(column))
                 for column, cell in zip(columns, row.cells, strict=True)
             ],
             **row.attributes,
@@ -190,6 +191,10 @@ def table(columns: Sequence[Column], rows: Iterable[Row], *, key: str, caption: 
         role="region",
         aria_label=caption,
     )
+
+
+def _class_of(column: Column) -> str | None:
+    return "number" if column.is_number else column.class_ or None
 
 
 def facts(pairs: Iterable[tuple[str, Child]]) -> Markup:

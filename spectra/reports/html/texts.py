@@ -40,7 +40,7 @@ TERMS: Mapping[str, Term] = MappingProxyType(
         ),
         "alpha_hat": Term(
             "Mean alpha-hat",
-            "alpha times the logarithm of the largest eigenvalue. Lower goes with better test error"
+            "The product of alpha and the logarithm of the largest eigenvalue. Lower goes with better test error"
             " among models of one family.",
             "It moves with the scale of the weights, so it compares no models of different"
             " architecture, normalisation or convention. A layer with a small largest eigenvalue"
@@ -139,10 +139,22 @@ NOTES: Mapping[Finding, str] = MappingProxyType(
 WHAT_THIS_IS = (
     "Every layer multiplies its input by a matrix of weights. The eigenvalues of that matrix say how"
     " strongly it passes on different directions. In random weights they end abruptly; training"
-    " stretches the largest ones into a long tail. alpha says how fast that tail thins out. From 2"
-    " to 6 is usual for well-trained layers, above 6 hardly anything was learnt, below 2 a few"
+    " stretches the largest ones into a long tail. The number alpha says how fast that tail thins out:"
+    " from 2 to 6 is usual for well-trained layers; above 6 hardly anything was learnt; below 2 a few"
     " directions rule. No data was used, only the weights."
 )
+HOW_TO_READ_A_SPECTRUM = (
+    "The shaded area is what the layer has, the dashed curve what random weights of the same shape"
+    " and size would have; a trained layer reaches further to the right. Where the orange line"
+    " follows the upper end of the area, the tail is a power law, and alpha is its slope. The"
+    " smallest eigenvalues, at most 2 in 100, lie left of the picture."
+)
+READINGS = (
+    "Below what well-trained layers have.",
+    "In the range of well-trained layers.",
+    "Above what well-trained layers have.",
+)
+"""Of a mean or median alpha: below 2, from 2 to 6, above 6."""
 NO_SPECTRA = (
     "This page was made from a saved report, which holds the numbers but not the eigenvalues, so no"
     " spectrum can be drawn. The command below draws them from the weights."
