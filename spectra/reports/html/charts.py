@@ -145,7 +145,7 @@ def frame(
             [text(x.at(v), bottom + 17, label, anchor="middle") for v, label in columns],
             [text(left - 7, y.at(v) + 4, label, anchor="end") for v, label in rows],
             text((left + right) / 2, bottom + 35, x_title, anchor="middle", class_="title"),
-            text(0, top - 10, y_title, class_="title"),
+            text(0, top - 16, y_title, class_="title"),
         ]
     )
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 from spectra.naming import ROLES, Role
-from spectra.records import Status, Verdict
+from spectra.records import Finding, Status, Verdict
 from spectra.reports.html import charts
 from spectra.reports.html.charts import Axis
 from spectra.reports.html.groups import Entry
@@ -39,6 +39,11 @@ MARKS: Mapping[Role, tuple[str, str]] = MappingProxyType(
 """Colour and shape of every role: each is told apart by either alone within one kind of network."""
 
 
+def has_band(entries: Sequence[Entry]) -> bool:
+    """Tell whether the band from 2 to 6 means anything for these exponents: not for all estimators."""
+    return not any(Finding.NO_BAND in layer.warnings for e in entries for _, layer in e.members)
+
+
 def alpha_by_depth(entries: Sequence[Entry], mean: float) -> Markup:
     """Draw alpha in checkpoint order with its intervals, by role, and the band from 2 to 6.
 
@@ -52,7 +57,7 @@ def alpha_by_depth(entries: Sequence[Entry], mean: float) -> Markup:
     y = _alpha_axis(entries, bottom, 28)
     x = Axis(-0.6, len(entries) - 0.4, left, WIDTH - 12)
     parts = [
-        charts.rectangle(left, y.at(OVER_TRAINED), x.end, y.at(UNDER_TRAINED), "band"),
+        _band(x, y) if has_band(entries) else Markup(""),
         charts.frame(
             x,
             y,
@@ -85,10 +90,8 @@ def alpha_against_ks(entries: Sequence[Entry]) -> Markup:
     x = Axis(0, min(most * 1.05, 1.0), 44, width - 14)
     y = _alpha_axis(entries, 288, 28, least_top=17)
     parts = [
-        charts.rectangle(x.start, y.at(OVER_TRAINED), x.end, y.at(UNDER_TRAINED), "band"),
+        _band(x, y),
         charts.rectangle(x.at(POOR_FIT), y.end, x.end, y.start, "doubt"),
-    ]
-    parts += [
         charts.rectangle(x.at(0.11), y.at(8), x.at(0.13), y.at(15), "noise"),
         charts.frame(
             x, y, x_title="KS: distance of the tail from a power law", y_title="alpha",
@@ -201,8 +204,9 @@ def role_legend(entries: Sequence[Entry], *, depth: bool = True) -> list[tuple[M
         items.append((swatch("circle", "r-grey hollow"), "hollow: not judged"))
     if depth and len(fitted) < len(entries):
         items.append((swatch("cross", "r-grey stroke"), "no alpha"))
-    if depth:
+    if depth and has_band(entries):
         items.append((line_swatch("band"), "2 to 6, as in well-trained layers"))
+    if depth:
         items.append((line_swatch("mean"), "mean"))
     return items
 
@@ -240,6 +244,10 @@ def _alpha_axis(
     entries: Sequence[Entry], start: float, end: float, *, least_top: float = 8.0
 ) -> Axis:
     return Axis(*_alpha_range(entries, least_top), start, end, "log")
+
+
+def _band(x: Axis, y: Axis) -> Markup:
+    return charts.rectangle(x.start, y.at(OVER_TRAINED), x.end, y.at(UNDER_TRAINED), "band")
 
 
 def _entry_mark(entry: Entry, x: float, y: float, *, ring: bool = False) -> Markup:

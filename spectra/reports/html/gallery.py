@@ -73,11 +73,11 @@ def spectra_section(report: ModelReport, gallery: Gallery, hrefs: Mapping[int, s
 
 def _spectrum(report: ModelReport, position: int, label: str, hrefs: Mapping[int, str]) -> Markup:
     layer = report.layers[position]
-    name = tag("a", f"#{position + 1} ", pieces.name_of(layer.name, 40), href=hrefs[position])
+    name = tag("a", f"#{position + 1} ", pieces.name_of(layer.name, 32), href=hrefs[position])
     word = tag("span", label, class_="label") if label else None
     return pieces.figure(
         esds.esd(layer),
         esds.esd_caption(layer),
-        legend=tag("p", name, word, class_="what"),
+        legend=tag("p", word, name, class_="what"),
         key=f"spectrum-{position + 1}",
     )

@@ -43,23 +43,26 @@ def to_html(report: ModelReport) -> str:
     worst = concerns(report.layers)
     numbers = headlines(report)
     spectra = gallery.choose(report, worst)
+    banded = figures.has_band(entries)
     sections = {
         "verdict": verdict_section(report, worst, hrefs),
-        "numbers": _numbers(numbers),
-        "depth": _depth(entries, numbers),
-        "blocks": _blocks(report, hrefs),
+        "numbers": _numbers(report, numbers, banded=banded),
+        "depth": _depth(entries, numbers, banded=banded),
+        "blocks": _blocks(report, hrefs) if banded else None,
         "spectra": gallery.spectra_section(report, spectra, hrefs),
-        "fit": _pair(_fit(entries), _erg(entries, report)),
+        "fit": _pair(_fit(entries), _erg(entries, report)) if banded else None,
         "layers": layer_table(entries, spectra.drawn),
         "skipped": provenance.left_out_section(report, hrefs),
         "provenance": provenance.provenance_section(report),
         "glossary": pieces.section("glossary", "What the words mean", pieces.glossary(TERMS)),
     }
     name = provenance.source_name(report)
+    rules = [f"{key} {report.options[key]}" for key in ("convention", "estimator")
+             if key in report.options]  # fmt: skip
     links = [tag("a", words, href=f"#{key}") for key, words in LINKS if sections[key] is not None]
     header = tag(
         "header",
-        tag("p", f"Spectral report · {report.source.format}", class_="kicker"),
+        tag("p", " · ".join(["Spectral report", report.source.format, *rules]), class_="kicker"),
         tag("h1", shown(name, 120)),
         tag("nav", links, aria_label="Parts of this page"),
     )
@@ -83,18 +86,23 @@ def headline_text(name: str, value: float) -> str:
     return number(value, 1 if name == "erg_gap" else 2)
 
 
-def _numbers(numbers: Sequence[Headline]) -> Markup:
+def _numbers(report: ModelReport, numbers: Sequence[Headline], *, banded: bool) -> Markup:
     cards = [
         pieces.Card(
             found.name,
             TERMS[found.name].title,
             headline_text(found.name, found.value),
             _spread(found),
-            " ".join([*_reading(found), TERMS[found.name].meaning]),
+            " ".join([*(_reading(found) if banded else []), TERMS[found.name].meaning]),
         )
         for found in numbers
     ]
     note = "Means over the layers that have an alpha and are neither embeddings nor output heads."
+    if not banded:
+        note += (
+            f" The exponents are those of the estimator {report.options.get('estimator')}; the ranges"
+            " named here are those of csn, so nothing is judged by them."
+        )
     return pieces.section(
         "numbers", "The model in numbers", pieces.cards(cards), tag("p", note, class_="note")
     )
@@ -127,16 +135,17 @@ def _plain(found: Headline) -> dict[str, object]:
     return {"name": found.name, **numbers, "n": found.n, "spread": found.spread}
 
 
-def _depth(entries: Sequence[Entry], numbers: Sequence[Headline]) -> Markup | None:
+def _depth(entries: Sequence[Entry], numbers: Sequence[Headline], *, banded: bool) -> Markup | None:
     if not _any_finite(entries, "alpha"):
         return None
     mean = next((found.value for found in numbers if found.name == "alpha"), math.nan)
     stacks = sum(len(entry.members) > 1 for entry in entries)
-    caption = (
-        "Every mark is a layer, the bar its 95 % interval. In well-trained layers it lies in the grey"
-        " band; those outside it that can be judged have their number. Hollow marks say nothing"
-        " either way."
-    )
+    caption = "Every mark is a layer, the bar its 95 % interval."
+    if banded:
+        caption += (
+            " Well-trained layers lie in the grey band; those outside it that can be judged have"
+            " their number. Hollow marks say nothing either way."
+        )
     if stacks:
         caption += (
             f" {count(stacks, 'mark stands', 'marks stand')} for a stack of experts: its median, and"

@@ -108,9 +108,14 @@ def _judged(judged: Mapping[Verdict, int], n_averaged: int) -> list[str]:
     if set(judged) == {Verdict.WELL_TRAINED}:
         whole = {1: "The one layer", 2: "Both layers"}.get(total, f"All {total} layers")
         return [f"{whole} that can be judged {'looks' if total == 1 else 'look'} well trained."]
-    words = [f"{n} {VERDICTS[verdict][1]}" for verdict, n in judged.items()]
+    words = [VERDICTS[verdict][1] for verdict in judged]
     if total == 1:
-        return [f"The one layer that can be judged looks {next(iter(words))[2:]}."]
+        return [f"The one layer that can be judged looks {words[0]}."]
+    first, *others = judged.values()
+    words = [
+        f"{first} {'looks' if first == 1 else 'look'} {words[0]}",
+        *(f"{n} {word}" for n, word in zip(others, words[1:], strict=True)),
+    ]
     return [f"Of the {total} layers that can be judged, {pieces.sentence(words)}."]
 
 
@@ -119,6 +124,8 @@ def _not_judged(averaged: Sequence[LayerReport], *, first: bool) -> list[str]:
     n = sum(layer.verdict is Verdict.NOT_JUDGED for layer in averaged)
     if not n:
         return []
+    if Finding.NO_BAND in reasons:
+        return [f"None of its {count(n, 'layer')} is judged: {FINDING_TEXT[Finding.NO_BAND]}."]
     why_not = pieces.sentence([NOTES[finding] for finding, _ in reasons.most_common(3)])
     if first:
         who = "Its one layer" if n == 1 else f"None of its {n} layers"
