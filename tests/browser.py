@@ -142,7 +142,7 @@ def open_page(chromium: str) -> Iterator[Page]:
     with TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         process = subprocess.Popen(
             [chromium, *FLAGS, f"--user-data-dir={profile}", "about:blank"],
-            preexec_fn=as_three_and_four,  # noqa: PLW1509 - no threads are running yet
+            preexec_fn=as_three_and_four,  # no threads are running yet
             close_fds=False,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

@@ -48,8 +48,8 @@ def esd(layer: LayerReport) -> Markup:
         return charts.svg(
             WIDTH, 60, charts.text(12, 34, "All of its eigenvalues are equal."), label=label
         )
-    has_fit = layer.status is Status.OK and layer.metrics.keys() >= FIT
-    law_x, law_y = power_law_of(layer) if has_fit else (density.edges[:0], density.edges[:0])
+    fitted = has_fit(layer)
+    law_x, law_y = power_law_of(layer) if fitted else (density.edges[:0], density.edges[:0])
     noise_x, noise_y = noise_of(layer.spectrum)
     smallest = float(density.edges[0])  # the law of square noise goes on to zero
     x = Axis(
@@ -65,7 +65,7 @@ def esd(layer: LayerReport) -> Markup:
         _bars(density.edges, density.heights, x, y),
         _curve(noise_x, noise_y, x, y, "noise-law"),
         _curve(law_x, law_y, x, y, "law"),
-        *(_cuts(layer, x, y) if has_fit else ()),
+        *(_cuts(layer, x, y) if fitted else ()),
     ]
     return charts.svg(WIDTH, HEIGHT, *parts, label=label, class_="esd")
 
@@ -77,23 +77,31 @@ def esd_caption(layer: LayerReport) -> str:
     )
     if layer.status is not Status.OK:
         return f"{size}: {layer.reason}."
-    value = {key: layer.metrics.get(key, math.nan) for key in
-             ("alpha", "alpha_low", "alpha_high", "ks", "n_tail")}  # fmt: skip
-    interval = ""
-    if math.isfinite(value["alpha_low"]):
-        interval = f" ({number(value['alpha_low'])} to {number(value['alpha_high'])})"
-    text = (
-        f"{size}: {VERDICTS[layer.verdict][1]}, alpha {number(value['alpha'])}{interval} from"
-        f" {number(value['n_tail'], 0)} of {layer.n_eigenvalues} eigenvalues,"
-        f" KS {number(value['ks'], 3)}"
-    )
+    text = f"{size}: {VERDICTS[layer.verdict][1]}"
+    if layer.metrics.keys() >= FIT:
+        n_tail = number(layer["n_tail"], 0)
+        text += f", alpha {number(layer['alpha'])}{_interval(layer)} from {n_tail} of"
+        text += f" {layer.n_eigenvalues} eigenvalues"
+    if "ks" in layer.metrics:
+        text += f", KS {number(layer['ks'], 3)}"
     notes = ", ".join(NOTES[finding] for finding in layer.warnings)
     return f"{text}; {notes}." if notes else f"{text}."
 
 
-def esd_legend() -> list[tuple[Markup, str]]:
-    """Return what the lines of every spectrum stand for."""
-    return [(line_swatch(name), words) for name, words in LEGEND]
+def _interval(layer: LayerReport) -> str:
+    low, high = (layer.metrics.get(key, math.nan) for key in ("alpha_low", "alpha_high"))
+    return f" ({number(low)} to {number(high)})" if math.isfinite(low) else ""
+
+
+def esd_legend(*, fitted: bool = True) -> list[tuple[Markup, str]]:
+    """Return what the lines of every spectrum stand for; those of a fit only if any has one."""
+    of_fit = ("law", "xmin", "erg")
+    return [(line_swatch(name), words) for name, words in LEGEND if fitted or name not in of_fit]
+
+
+def has_fit(layer: LayerReport) -> bool:
+    """Tell whether a layer has a power law to draw."""
+    return layer.status is Status.OK and layer.metrics.keys() >= FIT
 
 
 def _bars(edges: Vector, heights: Vector, x: Axis, y: Axis) -> Markup:

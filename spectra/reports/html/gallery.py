@@ -60,7 +60,7 @@ def spectra_section(report: ModelReport, gallery: Gallery, hrefs: Mapping[int, s
         "spectra",
         heading if gallery.shown else "Spectra",
         tag("p", HOW_TO_READ_A_SPECTRUM),
-        pieces.legend(esds.esd_legend()),
+        pieces.legend(esds.esd_legend(fitted=any(map(esds.has_fit, report.layers)))),
         tag(
             "div",
             [_spectrum(report, i, label, hrefs) for i, label in gallery.shown],

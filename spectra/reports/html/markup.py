@@ -95,14 +95,14 @@ def shown(name: str, width: int = LONGEST) -> str:
     Examples
     --------
     >>> shown("fc1.weight"), shown("model.layers.11.self_attn.q_proj.weight", 20)
-    ('fc1', 'model…elf_attn.q_proj')
+    ('fc1', 'model…lf_attn.q_proj')
     """
     whole, bracket, part = printable(name).partition("[")
     text = f"{whole.removesuffix(ENDING) or whole}{bracket}{part}"
     if len(text) <= width:
         return text
     start = max(1, width // 4)
-    return f"{text[:start]}…{text[start - width :]}"
+    return f"{text[:start]}…{text[start + 1 - width :]}"
 
 
 def number(value: float, digits: int = 2) -> str:
