@@ -6,13 +6,15 @@ The browser is Debian's own package; where there is none the tests that need it 
 import base64
 import json
 import os
+import select
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import IO, Any
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 FLAGS = (
@@ -28,6 +30,15 @@ FLAGS = (
     "--disable-extensions",
     "--remote-debugging-pipe",
 )
+PATIENCE = 120.0  # seconds
+AS_THREE_AND_FOUR = """
+import fcntl, os, sys
+commands, answers = (fcntl.fcntl(int(fd), fcntl.F_DUPFD, 10) for fd in sys.argv[1:3])
+os.dup2(commands, 3)
+os.dup2(answers, 4)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
+"""The browser reads commands from descriptor 3 and answers on 4."""
 
 
 def find_chromium() -> str | None:
@@ -42,9 +53,9 @@ class Page:
     ``requests`` the addresses asked for, ``dialogs`` the texts of alerts.
     """
 
-    def __init__(self, commands: int, answers: int) -> None:
-        self._commands = os.fdopen(commands, "wb", buffering=0)
-        self._answers = os.fdopen(answers, "rb")
+    def __init__(self, commands: IO[bytes], answers: int) -> None:
+        self._commands = commands
+        self._answers = answers
         self._buffer = b""
         self._session = ""
         self._last = 0
@@ -59,14 +70,10 @@ class Page:
 
     def send(self, method: str, **parameters: Any) -> dict[str, Any]:
         """Send one command and return its result; events that come meanwhile are noted."""
-        self._last += 1
-        message = {"id": self._last, "method": method, "params": parameters}
-        if self._session:
-            message["sessionId"] = self._session
-        self._commands.write(json.dumps(message).encode() + b"\0")
+        wanted = self._write(method, parameters)
         while True:
             answer = self._read()
-            if answer.get("id") == self._last:
+            if answer.get("id") == wanted:
                 assert "error" not in answer, f"{method}: {answer['error']['message']}"
                 return answer["result"]
 
@@ -89,7 +96,9 @@ class Page:
 
     def run(self, expression: str) -> Any:
         """Return the value of a JavaScript expression."""
-        found = self.send("Runtime.evaluate", expression=expression, returnByValue=True)
+        found = self.send(
+            "Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True
+        )
         assert "exceptionDetails" not in found, found["exceptionDetails"]
         return found["result"].get("value")
 
@@ -103,9 +112,19 @@ class Page:
         path.write_bytes(base64.b64decode(self.send("Page.printToPDF", paperWidth=8.27,
                                                     paperHeight=11.69)["data"]))  # fmt: skip
 
+    def _write(self, method: str, parameters: dict[str, Any]) -> int:
+        self._last += 1
+        message = {"id": self._last, "method": method, "params": parameters}
+        if self._session:
+            message["sessionId"] = self._session
+        self._commands.write(json.dumps(message).encode() + b"\0")
+        return self._last
+
     def _read(self) -> dict[str, Any]:
         while b"\0" not in self._buffer:
-            chunk = self._answers.read1(2**20)
+            ready, _, _ = select.select([self._answers], [], [], PATIENCE)
+            assert ready, "the browser does not answer"
+            chunk = os.read(self._answers, 2**20)
             assert chunk, "the browser has gone"
             self._buffer += chunk
         raw, _, self._buffer = self._buffer.partition(b"\0")
@@ -124,6 +143,7 @@ class Page:
             self.errors.append(event["entry"]["text"])
         elif method == "Page.javascriptDialogOpening":
             self.dialogs.append(event["message"])
+            self._write("Page.handleJavaScriptDialog", {"accept": True})  # or the page stands still
         elif method == "Page.loadEventFired":
             self._loaded = True
 
@@ -133,24 +153,22 @@ def open_page(chromium: str) -> Iterator[Page]:
     """Start a browser of its own with one tab, and end it."""
     ours_read, theirs_write = os.pipe()
     theirs_read, ours_write = os.pipe()
-
-    def as_three_and_four() -> None:  # the browser reads from 3 and writes to 4
-        high = os.dup(theirs_write)
-        os.dup2(theirs_read, 3)
-        os.dup2(high, 4)
-
     with TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         process = subprocess.Popen(
-            [chromium, *FLAGS, f"--user-data-dir={profile}", "about:blank"],
-            preexec_fn=as_three_and_four,  # no threads are running yet
-            close_fds=False,
+            [sys.executable, "-c", AS_THREE_AND_FOUR, str(theirs_read), str(theirs_write),
+             chromium, *FLAGS, f"--user-data-dir={profile}", "about:blank"],
+            pass_fds=(theirs_read, theirs_write),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-        )
+        )  # fmt: skip
         os.close(theirs_read)
         os.close(theirs_write)
         try:
-            yield Page(ours_write, ours_read)
+            with (
+                os.fdopen(ours_write, "wb", buffering=0) as commands,
+                os.fdopen(ours_read) as answers,
+            ):
+                yield Page(commands, answers.fileno())
         finally:
             process.terminate()
             process.wait(timeout=20)
