@@ -33,15 +33,23 @@ class Concern:
     borderline: bool = False
 
 
-def badness(layer: LayerReport) -> tuple[int, float]:
-    """Order layers by how much they need a look: solid numbers outside 2-6 first, then doubts."""
+def badness(layer: LayerReport) -> tuple[int, bool, float]:
+    """Order layers by how much they need a look: numbers outside 2-6 that can be believed first.
+
+    Returns
+    -------
+    tuple of int, bool, float
+        3 for those numbers, 2 and 1 for doubtful and missing ones, 0 for the others; whether the
+        whole interval lies outside; and how far, in ln(alpha - 1), in which intervals are symmetric.
+    """
     if layer.status is not Status.OK:
-        return (1, 0.0)
-    alpha = layer.metrics.get("alpha", math.nan)
-    outside = 0.0 if math.isnan(alpha) else max(OVER_TRAINED - alpha, alpha - UNDER_TRAINED, 0.0)
+        return (1, False, 0.0)
+    outside = _outside(layer.metrics.get("alpha", math.nan))
     if DOUBTS & set(layer.warnings):
-        return (2, outside) if layer.averaged else (1, outside)
-    return (3, outside) if outside and layer.averaged else (0, outside)
+        return (2 if layer.averaged else 1, False, outside)
+    if not outside or not layer.averaged:
+        return (0, False, outside)
+    return (3, not _borderline(layer), outside)
 
 
 def concerns(layers: Iterable[LayerReport]) -> tuple[Concern, ...]:
@@ -55,7 +63,8 @@ def concerns(layers: Iterable[LayerReport]) -> tuple[Concern, ...]:
     for position, layer in enumerate(layers):
         rank = _rank(layer)
         if rank:
-            key = (-rank, *(-part for part in badness(layer)), position)
+            group, is_sure, outside = badness(layer)
+            key = (-rank, -group, not is_sure, -outside, position)
             found.append((key, Concern(position, layer, _borderline(layer))))
     return tuple(concern for _, concern in sorted(found, key=lambda pair: pair[0]))
 
@@ -70,6 +79,15 @@ def best(layers: Iterable[LayerReport]) -> tuple[tuple[int, LayerReport], ...]:
         and not NOTED & {*layer.warnings}
     ]
     return tuple(sorted(good, key=lambda pair: pair[1].metrics.get("alpha", math.inf)))
+
+
+def _outside(alpha: float) -> float:
+    """Return how far alpha lies from the band, 0 within it."""
+    if OVER_TRAINED <= alpha <= UNDER_TRAINED or math.isnan(alpha):
+        return 0.0
+    if alpha < OVER_TRAINED:
+        return math.log((OVER_TRAINED - 1) / (alpha - 1)) if alpha > 1 else math.inf
+    return math.log((alpha - 1) / (UNDER_TRAINED - 1))
 
 
 def _rank(layer: LayerReport) -> int:

@@ -22,6 +22,7 @@ from spectra.records import (
     Skipped,
     Status,
 )
+from spectra.reports import names
 from spectra.reports.concerns import badness
 from spectra.reports.words import explain
 from spectra.verdicts import DOUBTS, OVER_TRAINED, UNDER_TRAINED
@@ -148,28 +149,14 @@ def duration(seconds: float) -> str:
 
 
 def shorten(name: str, width: int) -> str:
-    """Make a name fit: drop the usual ``.weight``, then cut leading words to a letter.
-
-    Numbers stay, since they say which layer it is; what is still too long is cut from the left.
+    """Make a name fit so many cells of a terminal; see `names.shorten`.
 
     Examples
     --------
     >>> shorten("encoder.layer.11.attention.self.query.weight", 22)
     'e.l.11.a.self.query'
     """
-    whole, bracket, part = printable(name).partition("[")
-    parts = f"{whole.removesuffix('.weight')}{bracket}{part}".split(".")
-    for i, part in enumerate(parts[:-1]):
-        if cell_len(".".join(parts)) <= width:
-            break
-        parts[i] = part if part.isdecimal() else part[:1]
-    short = ".".join(parts)
-    if cell_len(short) <= width:
-        return short
-    short = short[-width + 1 :]
-    while cell_len(short) >= width:  # wide characters take two cells
-        short = short[1:]
-    return f"…{short}"
+    return names.shorten(name, width, measure=cell_len)
 
 
 def _add(table: Table, *cells: str, style: str = "") -> None:

@@ -8,9 +8,10 @@ from spectra.records import LayerReport, Status, Vector
 from spectra.reports.densities import density_of, noise_of, power_law_of
 from spectra.reports.html import charts
 from spectra.reports.html.charts import Axis
-from spectra.reports.html.figures import line_swatch
-from spectra.reports.html.markup import Markup, number, pixels, shown, tag
+from spectra.reports.html.marks import line_swatch
+from spectra.reports.html.markup import Markup, number, pixels, tag
 from spectra.reports.html.texts import NOTES, VERDICTS
+from spectra.reports.names import shorten
 
 WIDTH, HEIGHT = 340.0, 230.0
 DECADES = 9.0  # of density at most
@@ -42,7 +43,7 @@ def esd(layer: LayerReport) -> Markup:
     """
     if layer.spectrum is None:
         raise ValueError(f"layer {layer.name!r} has no spectrum ({layer.status})")
-    label = f"spectrum of {shown(layer.name, 80)}"
+    label = f"spectrum of {shorten(layer.name, 80)}"
     density = density_of(layer.spectrum, low=_left_end(layer))
     if density is None:
         return charts.svg(

@@ -3,57 +3,39 @@
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
 
-from spectra.naming import ROLES, Role
-from spectra.records import Finding, Status, Verdict
+from spectra.naming import block_of
+from spectra.records import Status, Verdict
+from spectra.reports.concerns import badness
 from spectra.reports.html import charts
+from spectra.reports.html.blocks import blocks_of, by_depth, labels_of
 from spectra.reports.html.charts import Axis
-from spectra.reports.html.groups import Entry
-from spectra.reports.html.markup import Markup, join, number, pixels, shown, tag
+from spectra.reports.html.groups import Entry, has_band
+from spectra.reports.html.marks import MARKS
+from spectra.reports.html.markup import Markup, join, number, pixels, tag
 from spectra.reports.html.texts import VERDICTS
+from spectra.reports.names import shorten
 from spectra.verdicts import OVER_TRAINED, POOR_FIT, UNDER_TRAINED
 
 WIDTH = 920.0
+CROWDED = 100  # with more layers than this, intervals are drawn thinner
 NAMED_TICKS = 8  # so few layers are named on the axis
+LETTER = 6.6  # pixels of a letter, nearly
 LABELLED = 5  # so many outliers have their number beside them
-MARKS: Mapping[Role, tuple[str, str]] = MappingProxyType(
-    {
-        "embedding": ("pink", "down"),
-        "q": ("blue", "circle"),
-        "k": ("sky", "square"),
-        "v": ("green", "up"),
-        "qkv": ("blue", "hexagon"),
-        "o": ("orange", "diamond"),
-        "gate": ("red", "down"),
-        "up": ("pink", "square"),
-        "gate_up": ("red", "hexagon"),
-        "down": ("brown", "circle"),
-        "router": ("green", "star"),
-        "recurrent": ("sky", "hexagon"),
-        "conv": ("blue", "square"),
-        "linear": ("orange", "circle"),
-        "head": ("brown", "plus"),
-    }
-)
-"""Colour and shape of every role: each is told apart by either alone within one kind of network."""
-
-
-def has_band(entries: Sequence[Entry]) -> bool:
-    """Tell whether the band from 2 to 6 means anything for these exponents: not for all estimators."""
-    return not any(Finding.NO_BAND in layer.warnings for e in entries for _, layer in e.members)
 
 
 def alpha_by_depth(entries: Sequence[Entry], mean: float) -> Markup:
-    """Draw alpha in checkpoint order with its intervals, by role, and the band from 2 to 6.
+    """Draw alpha in the order of depth with its intervals, by role, and the band from 2 to 6.
 
     Parameters
     ----------
     entries : sequence of Entry
+        In checkpoint order, which is that of depth but for blocks sorted as words.
     mean : float
         Of the averaged layers; NaN draws none.
     """
     height, left, bottom = 350.0, 44.0, 300.0
+    entries = [entries[place] for place in by_depth([entry.name for entry in entries])]
     y = _alpha_axis(entries, bottom, 28)
     x = Axis(-0.6, len(entries) - 0.4, left, WIDTH - 12)
     parts = [
@@ -61,7 +43,7 @@ def alpha_by_depth(entries: Sequence[Entry], mean: float) -> Markup:
         charts.frame(
             x,
             y,
-            x_title="layer, in the order of the checkpoint",
+            x_title="block" if _has_blocks(entries) else "layer",
             y_title="alpha, with its 95 % interval",
             x_ticks=_depth_ticks(entries, x),
             y_ticks=charts.spaced(charts.ALPHA_TICKS, y, 15),
@@ -130,7 +112,7 @@ def erg_picture(entries: Sequence[Entry]) -> Markup:
             for e, gap in zip(fitted, gaps, strict=True)
         ),
         tag("circle", cx=ideal[0], cy=ideal[1], r=9, class_="ideal"),
-        charts.text(ideal[0] + 12, ideal[1] + 18, "ideal of SETOL", class_="halo"),
+        charts.text(ideal[0] + 12, ideal[1] + 26, "ideal of SETOL", class_="halo"),
         charts.text(x.start + 5, (y.at(low) + y.at(high)) / 2 + 4, "random weights", class_="halo"),
     ]  # fmt: skip
     label = "distance between the power law's start and the ERG cut, against alpha, of every layer"
@@ -177,43 +159,9 @@ def verdict_bar(counts: Mapping[Verdict, int]) -> Markup:
     )
 
 
-def swatch(shape: str, class_: str) -> Markup:
-    """Return one mark for a legend."""
-    drawn = charts.mark(8, 8, shape, class_)
-    return tag("svg", drawn, viewBox="0 0 16 16", class_="swatch", aria_hidden="true")
-
-
-def line_swatch(class_: str) -> Markup:
-    """Return a piece of a line, or of an area, for a legend."""
-    drawn = tag("path", d="M0 8H16", class_=class_)
-    if class_ in ("band", "noise", "doubt", "bars"):
-        drawn = tag("rect", x=0, y=1, width=16, height=14, class_=class_)
-    return tag("svg", drawn, viewBox="0 0 16 16", class_="swatch", aria_hidden="true")
-
-
-def role_legend(entries: Sequence[Entry], *, depth: bool = True) -> list[tuple[Markup, str]]:
-    """Return swatches and words of the roles that occur, and of hollow marks and crosses if any do."""
-    fitted = [entry for entry in entries if entry.fitted]
-    seen = {entry.role for entry in (entries if depth else fitted)}
-    items = [
-        (swatch(MARKS[role][1], f"r-{MARKS[role][0]}"), words)
-        for role, words in ROLES.items()
-        if role in seen
-    ]
-    if any(not entry.is_judged for entry in fitted):
-        items.append((swatch("circle", "r-grey hollow"), "hollow: not judged"))
-    if depth and len(fitted) < len(entries):
-        items.append((swatch("cross", "r-grey stroke"), "no alpha"))
-    if depth and has_band(entries):
-        items.append((line_swatch("band"), "2 to 6, as in well-trained layers"))
-    if depth:
-        items.append((line_swatch("mean"), "mean"))
-    return items
-
-
 def describe(entry: Entry) -> str:
     """Return a layer, or a stack of experts, in one line, for a pointer that rests on it."""
-    name = shown(entry.name, 80)
+    name = shorten(entry.name, 80)
     if len(entry.members) > 1:
         low, high = entry.interval()
         return (
@@ -271,6 +219,7 @@ def _failed_mark(entry: Entry, x: float, y: float) -> Markup:
 
 def _intervals(entries: Sequence[Entry], x: Axis, y: Axis) -> Markup:
     """Draw the bars of all layers, those of judged ones darker."""
+    dense = "dense" if len(entries) > CROWDED else ""
     paths: dict[bool, list[str]] = {True: [], False: []}
     for i, entry in enumerate(entries):
         low, high = entry.interval()
@@ -278,7 +227,7 @@ def _intervals(entries: Sequence[Entry], x: Axis, y: Axis) -> Markup:
             top, foot = y.at(high), y.at(low)
             paths[entry.is_judged].append(f"M{pixels(x.at(i))} {pixels(top)}V{pixels(foot)}")
     return join(
-        tag("path", d="".join(path), class_="interval" if judged else "interval faint")
+        tag("path", d="".join(path), class_=f"interval {'' if judged else 'faint'} {dense}".strip())
         for judged, path in paths.items()
         if path
     )
@@ -287,17 +236,35 @@ def _intervals(entries: Sequence[Entry], x: Axis, y: Axis) -> Markup:
 def _depth_ticks(entries: Sequence[Entry], x: Axis) -> list[tuple[float, str]]:
     if len(entries) <= NAMED_TICKS:
         room = int((x.end - x.start) / max(len(entries), 1) / 7)
-        return [(i, shown(entry.name, max(room, 6))) for i, entry in enumerate(entries)]
+        return [(i, shorten(entry.name, max(room, 6))) for i, entry in enumerate(entries)]
+    if _has_blocks(entries):
+        blocks = blocks_of([entry.name for entry in entries])
+        labels = dict(zip(blocks, labels_of(blocks), strict=True))
+        first: dict[str, int] = {}
+        for i, entry in enumerate(entries):
+            first.setdefault(block_of(entry.name), i)
+        kept = charts.spaced([first[block] for block in blocks], x, 8 + LETTER * _longest(labels))
+        return [(i, labels[block_of(entries[int(i)].name)]) for i in kept]
     counted = Axis(1, len(entries), x.start, x.end)
     indices = [v - 1 for v in (1.0, *charts.ticks(counted, 60)) if v == int(v) and v >= 1]
     kept = charts.spaced(indices, x, 30)
     return [(i, str(entries[int(i)].position + 1)) for i in kept]
 
 
+def _has_blocks(entries: Sequence[Entry]) -> bool:
+    """Tell whether depth is counted in blocks: if there are several, and more layers than names fit."""
+    blocks = {block_of(entry.name) for entry in entries} - {""}
+    return len(blocks) > 2 and len(entries) > NAMED_TICKS
+
+
+def _longest(labels: Mapping[str, str]) -> int:
+    return max(map(len, labels.values()))
+
+
 def _numbers_of_outliers(entries: Sequence[Entry], x: Axis, y: Axis) -> Markup:
     """Write the number of the layers that are surely outside the band beside them."""
     outside = [
-        (max(OVER_TRAINED / e.value("alpha"), e.value("alpha") / UNDER_TRAINED), i, e)
+        (badness(e.layer), i, e)
         for i, e in enumerate(entries)
         if e.layer.verdict in (Verdict.OVER_TRAINED, Verdict.UNDER_TRAINED)
         and e.layer.averaged
@@ -305,7 +272,7 @@ def _numbers_of_outliers(entries: Sequence[Entry], x: Axis, y: Axis) -> Markup:
     ]
     placed: list[tuple[float, float]] = []
     parts = []
-    for _, i, entry in sorted(outside, key=lambda found: -found[0])[:LABELLED]:
+    for _, i, entry in sorted(outside, key=lambda found: found[0], reverse=True)[:LABELLED]:
         at = (x.at(i), y.at(entry.value("alpha")))
         if all(abs(at[0] - px) > 34 or abs(at[1] - py) > 14 for px, py in placed):
             placed.append(at)

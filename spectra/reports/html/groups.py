@@ -2,12 +2,13 @@
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from spectra.naming import Role, role_of
-from spectra.records import LayerReport, ModelReport, Status
+from spectra.records import Finding, LayerReport, ModelReport, Status
 from spectra.verdicts import DOUBTS
 
 MANY_LAYERS = 300
@@ -97,3 +98,8 @@ def entries_of(report: ModelReport, *, most: int = MANY_LAYERS) -> tuple[Entry, 
         Entry(stack if len(found) > 1 else found[0][1].name, tuple(found))
         for (stack, _), found in members.items()
     )
+
+
+def has_band(entries: Sequence[Entry]) -> bool:
+    """Tell whether the band from 2 to 6 means anything for these exponents: not for all estimators."""
+    return not any(Finding.NO_BAND in layer.warnings for e in entries for _, layer in e.members)

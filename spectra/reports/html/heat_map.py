@@ -3,19 +3,18 @@
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from itertools import takewhile
 
 from spectra.naming import ROLES, Role, block_of, role_of
 from spectra.records import LayerReport, Status
 from spectra.reports.concerns import OUTSIDE
 from spectra.reports.html import charts
-from spectra.reports.html.figures import WIDTH, describe
+from spectra.reports.html.blocks import blocks_of, labels_of
+from spectra.reports.html.figures import LETTER, WIDTH, describe
 from spectra.reports.html.groups import Entry
 from spectra.reports.html.markup import Markup, number, tag
 from spectra.verdicts import DOUBTS
 
 ROW = 28.0
-LETTER = 6.6  # pixels of a letter, nearly
 STEPS = ((1.5, "below 1.5"), (2, "1.5 to 2"), (3, "2 to 3"), (4, "3 to 4"), (6, "4 to 6"),
          (8, "6 to 8"), (math.inf, "above 8"))  # fmt: skip
 """Upper ends of the colours' ranges, and their words."""
@@ -39,13 +38,13 @@ def heat_map(layers: Sequence[LayerReport], hrefs: Mapping[int, str]) -> Markup 
     for position, layer in enumerate(layers):
         key = (role_of(layer.name, layer.kind), block_of(layer.name))
         cells.setdefault(key, []).append((position, layer))
-    blocks = list(dict.fromkeys(block for _, block in cells if block))
+    blocks = blocks_of([layer.name for layer in layers])
     if len(blocks) < 2 or not any(math.isfinite(_alpha(layer)) for layer in layers):
         return None
+    labels = labels_of(blocks)
     if any(not block for _, block in cells):
-        blocks.append("")
+        blocks, labels = [*blocks, ""], [*labels, "others"]
     roles = [role for role in ROLES if any(found == role for found, _ in cells)]
-    labels = _labels(blocks)
     left = max(LETTER * len(ROLES[role]) for role in roles) + 12
     width = min(64.0, (WIDTH - left) / len(blocks))
     upright = all(LETTER * len(label) < width - 2 for label in labels)
@@ -154,15 +153,3 @@ def _column_label(label: str, x: float, y: float, *, upright: bool) -> Markup:
         return charts.text(x, y, label, anchor="middle")
     turned = f"rotate(-90 {x:.1f} {y - 8:.1f})"
     return tag("text", label, x=x, y=y - 4, text_anchor="end", transform=turned)
-
-
-def _labels(blocks: Sequence[str]) -> list[str]:
-    """Return blocks without the words they all begin with, cut to what fits below a column."""
-    split = [block.replace("/", ".").split(".") for block in blocks if block]
-    shared = len([1 for parts in takewhile(lambda p: len({*p}) == 1, zip(*split, strict=False))
-                  if parts])  # fmt: skip
-    texts = [
-        ".".join(block.replace("/", ".").split(".")[shared:]) if block else "others"
-        for block in blocks
-    ]
-    return [text if len(text) <= 22 else f"…{text[-21:]}" for text in texts]

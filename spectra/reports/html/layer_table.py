@@ -20,7 +20,7 @@ COLUMNS = (
     Column("name", "layer", is_number=False, is_head=True),
     Column("role", "role", "what the layer does, by its name", is_number=False),
     Column("shape", "size", "N × M × slices", is_number=False),
-    Column("verdict", "verdict", is_number=False),
+    Column("verdict", "verdict", is_number=False, class_="words"),
     Column("note", "noted", NOTED, is_number=False, class_="words"),
     Column("alpha", "alpha", TERMS["alpha"].meaning),
     Column("interval", "95 % interval", TERMS["interval"].meaning),

@@ -8,8 +8,6 @@ from typing import TypeAlias
 from spectra.errors import printable
 
 VOID = frozenset({"meta", "br", "input", "link", "hr", "col"})
-LONGEST = 400  # characters of a name that are shown at all; the JSON block has the rest
-ENDING = ".weight"
 
 
 class Markup(str):
@@ -87,22 +85,6 @@ def pixels(value: float) -> str:
     """
     text = f"{value:.1f}".removesuffix(".0")
     return "0" if text == "-0" else text
-
-
-def shown(name: str, width: int = LONGEST) -> str:
-    """Return a name as it is shown: no control characters, no ``.weight``, the middle cut if long.
-
-    Examples
-    --------
-    >>> shown("fc1.weight"), shown("model.layers.11.self_attn.q_proj.weight", 20)
-    ('fc1', 'model…lf_attn.q_proj')
-    """
-    whole, bracket, part = printable(name).partition("[")
-    text = f"{whole.removesuffix(ENDING) or whole}{bracket}{part}"
-    if len(text) <= width:
-        return text
-    start = max(1, width // 4)
-    return f"{text[:start]}…{text[start + 1 - width :]}"
 
 
 def number(value: float, digits: int = 2) -> str:

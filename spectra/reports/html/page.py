@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from spectra.records import ModelReport
 from spectra.reports.concerns import concerns
 from spectra.reports.headline import Headline, headlines
-from spectra.reports.html import figures, gallery, heat_map, pieces, provenance
-from spectra.reports.html.groups import Entry, entries_of
+from spectra.reports.html import figures, gallery, heat_map, marks, pieces, provenance
+from spectra.reports.html.groups import Entry, entries_of, has_band
 from spectra.reports.html.layer_table import layer_table
-from spectra.reports.html.markup import Markup, count, number, shown, tag
+from spectra.reports.html.markup import Markup, count, number, tag
 from spectra.reports.html.texts import READINGS, TERMS
 from spectra.reports.html.verdict import verdict_section
 from spectra.reports.tables import to_dict
@@ -43,7 +43,7 @@ def to_html(report: ModelReport) -> str:
     worst = concerns(report.layers)
     numbers = headlines(report)
     spectra = gallery.choose(report, worst)
-    banded = figures.has_band(entries)
+    banded = has_band(entries)
     sections = {
         "verdict": verdict_section(report, worst, hrefs),
         "numbers": _numbers(report, numbers, banded=banded),
@@ -63,11 +63,11 @@ def to_html(report: ModelReport) -> str:
     header = tag(
         "header",
         tag("p", " · ".join(["Spectral report", report.source.format, *rules]), class_="kicker"),
-        tag("h1", shown(name, 120)),
+        tag("h1", name),
         tag("nav", links, aria_label="Parts of this page"),
     )
     return pieces.document(
-        f"Spectral report: {shown(name, 120)}",
+        f"Spectral report: {name}",
         (header, tag("main", sections.values())),
         {"report": to_dict(report), "headline": [_plain(found) for found in numbers]},
     )
@@ -140,7 +140,7 @@ def _depth(entries: Sequence[Entry], numbers: Sequence[Headline], *, banded: boo
         return None
     mean = next((found.value for found in numbers if found.name == "alpha"), math.nan)
     stacks = sum(len(entry.members) > 1 for entry in entries)
-    caption = "Every mark is a layer, the bar its 95 % interval."
+    caption = "Every mark is a layer, the bar its 95 % interval; the first layers are on the left."
     if banded:
         caption += (
             " Well-trained layers lie in the grey band; those outside it that can be judged have"
@@ -152,7 +152,7 @@ def _depth(entries: Sequence[Entry], numbers: Sequence[Headline], *, banded: boo
             " the bar from the tenth to the ninetieth percentile."
         )
     drawing = figures.alpha_by_depth(entries, mean)
-    legend = pieces.legend(figures.role_legend(entries))
+    legend = pieces.legend(marks.role_legend(entries))
     return pieces.section(
         "depth", "Layer by layer: alpha by depth", pieces.figure(drawing, caption, legend=legend)
     )
@@ -179,7 +179,7 @@ def _fit(entries: Sequence[Entry]) -> Markup | None:
         "To the right the tail is hardly a power law, and alpha says little whatever it is. Random"
         " weights land in the violet box, good layers far to the left and between 2 and 6."
     )
-    legend = pieces.legend(figures.role_legend(entries, depth=False))
+    legend = pieces.legend(marks.role_legend(entries, depth=False))
     drawing = figures.alpha_against_ks(entries)
     return pieces.section(
         "fit", "Can the number be believed?", pieces.figure(drawing, caption, legend=legend)
@@ -195,7 +195,7 @@ def _erg(entries: Sequence[Entry], report: ModelReport) -> Markup | None:
         f" circle. The violet band is where random weights {whose} lie. A ring marks judged layers"
         " whose tail meets the condition as far as can be told."
     )
-    legend = pieces.legend(figures.role_legend(entries, depth=False))
+    legend = pieces.legend(marks.role_legend(entries, depth=False))
     drawing = figures.erg_picture(entries)
     return pieces.section(
         "erg",

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from importlib import resources
 
 from spectra.records import Verdict
-from spectra.reports.html.markup import Child, Markup, shown, tag
+from spectra.reports.html.markup import Child, Markup, tag
 from spectra.reports.html.texts import TERMS, VERDICTS
+from spectra.reports.names import shorten
 
 LANGUAGE = "en-GB"
+LONGEST = 400  # letters of a name that are shown at all; the JSON block has the rest
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,10 +236,10 @@ def chip(verdict: Verdict, words: str = "") -> Markup:
     )
 
 
-def name_of(name: str, width: int = 400) -> Markup:
+def name_of(name: str, width: int = LONGEST) -> Markup:
     """Return a layer's name as code; what is cut off shows when a pointer rests on it."""
-    short = shown(name, width)
-    whole = shown(name)
+    short = shorten(name, width)
+    whole = shorten(name, LONGEST)
     return tag("code", short, title=whole if whole != short else None)
 
 

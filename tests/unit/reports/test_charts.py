@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from spectra.errors import printable
 from spectra.reports.html import charts
 from spectra.reports.html.charts import Axis
-from spectra.reports.html.markup import escape, shown, tag
+from spectra.reports.html.markup import escape, tag
+from spectra.reports.names import shorten
 from tests.pages import parse
 
 
@@ -95,5 +96,5 @@ def test_any_text_survives_as_text_and_nothing_else(text):
 
 
 @given(st.text(min_size=1, max_size=80), st.integers(8, 40))
-def test_shown_names_fit_and_are_never_empty(name, width):
-    assert 0 < len(shown(name, width)) <= width
+def test_shortened_names_fit_and_are_never_empty(name, width):
+    assert 0 < len(shorten(name, width)) <= width

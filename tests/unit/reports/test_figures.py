@@ -11,7 +11,7 @@ import spectra
 from spectra.naming import ROLES
 from spectra.records import Finding, Kind, Verdict
 from spectra.reports.concerns import BROKEN, badness, best, concerns
-from spectra.reports.html import figures
+from spectra.reports.html import figures, marks
 from spectra.reports.html.groups import entries_of, stack_of
 from spectra.reports.html.heat_map import heat_map, step_of
 from tests.pages import parse
@@ -53,7 +53,7 @@ def hrefs(report):
     return {i: f"#layer-{i + 1}" for i in range(len(report.layers))}
 
 
-def marks(svg):
+def places(svg):
     """Where the marks of layers are, by the number of the layer."""
     found = {}
     for link in parse(svg).all("a"):
@@ -63,7 +63,7 @@ def marks(svg):
 
 
 def test_every_layer_has_its_mark_in_order_and_at_its_height(model):
-    found = marks(figures.alpha_by_depth(entries_of(model), 3.0))
+    found = places(figures.alpha_by_depth(entries_of(model), 3.0))
     assert list(found) == list(range(1, 13))
     x, y = np.array(list(found.values())).T
     assert np.diff(x) == pytest.approx(np.diff(x)[0], abs=0.11)
@@ -73,7 +73,7 @@ def test_every_layer_has_its_mark_in_order_and_at_its_height(model):
 
 
 def test_marks_of_the_scatter_are_at_their_ks(model):
-    x, _ = np.array(list(marks(figures.alpha_against_ks(entries_of(model))).values())).T
+    x, _ = np.array(list(places(figures.alpha_against_ks(entries_of(model))).values())).T
     ks = [layer.ks for layer in model.layers]
     slope, start = np.polyfit(ks, x, 1)
     assert x == pytest.approx(start + slope * np.array(ks), abs=0.1)
@@ -83,7 +83,7 @@ def test_the_ideal_of_the_erg_picture_is_where_alpha_is_two_and_the_gap_zero(mod
     entries = entries_of(dataclasses.replace(model, layers=(remade(model.layers[0], "w", 2.0),)))
     svg = figures.erg_picture(entries)
     (ideal,) = parse(svg).all("circle", "ideal")
-    assert marks(svg)[1] == pytest.approx((float(ideal["cx"]), float(ideal["cy"])), abs=0.1)
+    assert places(svg)[1] == pytest.approx((float(ideal["cx"]), float(ideal["cy"])), abs=0.1)
 
 
 def test_layers_that_are_not_judged_are_hollow_and_those_without_alpha_are_crosses(model):
@@ -98,7 +98,7 @@ def test_layers_that_are_not_judged_are_hollow_and_those_without_alpha_are_cross
     assert [bool("hollow" in path.classes) for path in drawn] == [True] + [False] * 11
     assert [bool("stroke" in path.classes) for path in drawn] == [False, True] + [False] * 10
     assert "no alpha (all weights are zero)" in drawn[1].text
-    words = [text for _, text in figures.role_legend(entries)]
+    words = [text for _, text in marks.role_legend(entries)]
     assert "hollow: not judged" in words
     assert "no alpha" in words
 
@@ -118,7 +118,7 @@ def test_absurd_numbers_stay_inside_the_picture(model):
     for svg in (figures.alpha_by_depth(entries, 1e5), figures.alpha_against_ks(entries),
                 figures.erg_picture(entries)):  # fmt: skip
         size = [float(x) for x in parse(svg).all("svg")[0]["viewbox"].split()]
-        for x, y in marks(svg).values():
+        for x, y in places(svg).values():
             assert 0 < x < size[2]
             assert 0 < y < size[3]
         assert "nan" not in svg
@@ -154,14 +154,25 @@ def test_a_cell_is_the_median_of_its_layers_and_hollow_if_none_is_judged(model):
     assert second.all("rect", "hollow")
 
 
+def test_blocks_come_by_their_numbers_though_the_file_sorts_them_as_words(model):
+    base = model.layers[0]
+    names = [f"{kind}.layers.{i}.mlp.up_proj.weight" for kind in ("encoder", "decoder")
+             for i in (0, 1, 10, 11, 2)]  # fmt: skip
+    layers = tuple(remade(base, name, 2.0 + i / 10) for i, name in enumerate(names))
+    report = dataclasses.replace(model, layers=layers)
+    drawn = [int(cell["href"][7:]) for cell in parse(heat_map(layers, hrefs(report))).all("a")]
+    assert drawn == [1, 2, 5, 3, 4, 6, 7, 10, 8, 9]
+    assert list(places(figures.alpha_by_depth(entries_of(report), 3.0))) == drawn
+
+
 def test_names_without_blocks_make_no_heat_map(model):
     layers = tuple(dataclasses.replace(x, name=f"fc{i}") for i, x in enumerate(model.layers))
     assert heat_map(layers, hrefs(model)) is None
 
 
 def test_every_role_has_a_mark_of_its_own():
-    assert set(figures.MARKS) == set(ROLES)
-    assert len(set(figures.MARKS.values())) == len(ROLES)
+    assert set(marks.MARKS) == set(ROLES)
+    assert len(set(marks.MARKS.values())) == len(ROLES)
 
 
 def test_noise_lies_where_the_nulls_say_or_where_it_does_for_all_shapes(model):
@@ -214,6 +225,26 @@ def test_concerns_agree_with_the_order_of_the_table(model):
     found = [concern.layer for concern in concerns(model.layers)]
     assert found == sorted(found, key=badness, reverse=True)
     assert {x.name for x in found} == {x.name for x in model.layers if not 2 <= x.alpha <= 6}
+
+
+def test_sure_concerns_come_before_borderline_ones_and_distance_is_that_of_intervals(layer):
+    def with_interval(name, alpha, low, high):
+        made = remade(layer, name, alpha)
+        ends = {"alpha_low": low, "alpha_high": high}
+        return dataclasses.replace(made, metrics={**made.metrics, **ends})
+
+    layers = [
+        with_interval("far but unsure", 12.0, 3.0, 40.0),
+        with_interval("just above", 6.5, 6.1, 7.0),
+        with_interval("far below", 1.4, 1.2, 1.7),  # ln(alpha - 1) is 0.92 away, of 6.5 only 0.10
+    ]
+    found = concerns(layers)
+    assert [concern.layer.name for concern in found] == [
+        "far below",
+        "just above",
+        "far but unsure",
+    ]
+    assert [concern.borderline for concern in found] == [False, False, True]
 
 
 def test_broken_weights_of_embeddings_are_a_concern_and_their_alpha_is_none(layer):
