@@ -71,7 +71,7 @@ def click(page, selector):
 
 def choose(page, key, value):
     page.run(
-        f"{{const box = document.getElementById('{key}'); box.value = {json.dumps(value)};"
+        f"{{const box = document.querySelector('form [name={key}]'); box.value = {json.dumps(value)};"
         " box.dispatchEvent(new Event('input', {bubbles: true}))}"
     )
 
@@ -87,7 +87,7 @@ def test_a_page_asks_for_nothing_and_reports_nothing(page, made):
     page.run("document.querySelectorAll('details').forEach((d) => { d.open = true; })")
     for column in ("name", "alpha", "verdict"):
         click(page, f"th[data-column={column}] button")
-    choose(page, "filter-text", "layers")
+    choose(page, "text", "layers")
     click(page, "#layer-table tbody a[data-spectrum]")
     assert page.run("document.title") == "Spectral report: weights in memory"
     quiet(page, made[0])
@@ -122,16 +122,16 @@ def test_words_sort_as_words(page):
 
 def test_filters_show_what_matches_and_count_it(page, made):
     report = made[1]
-    choose(page, "filter-text", "LAYERS")
+    choose(page, "text", "LAYERS")
     assert names(page) == [
         x.name.removesuffix(".weight") for x in report.layers if "layers" in x.name
     ]
-    choose(page, "filter-verdict", "over_trained")
+    choose(page, "verdict", "over_trained")
     assert names(page) == ["layers.3.heavy"]
-    assert page.run("document.getElementById('filter-count').textContent") == "1 of 9 rows"
-    choose(page, "filter-role", "head")
+    assert page.run("document.querySelector('form output').textContent") == "1 of 9 rows"
+    choose(page, "role", "head")
     assert names(page) == []
-    for key in ("filter-text", "filter-verdict", "filter-role"):
+    for key in ("text", "verdict", "role"):
         choose(page, key, "")
     assert len(names(page)) == len(report.layers)
 
@@ -153,7 +153,7 @@ def test_a_click_on_a_row_shows_its_spectrum_and_another_hides_it(page):
 
 
 def test_a_link_to_a_layer_that_is_filtered_out_shows_it_again(page):
-    choose(page, "filter-text", "nothing is called so")
+    choose(page, "text", "nothing is called so")
     assert names(page) == []
     click(page, ".concern a")
     page.run("new Promise((done) => setTimeout(done, 0))")
@@ -173,7 +173,7 @@ def test_without_scripts_everything_is_there(browser, made):
     spoken = {node.get("name", {}).get("value", "") for node in nodes if not node["ignored"]}
     for layer in report.layers:
         assert layer.name.removesuffix(".weight") in spoken
-    assert "name or note " not in spoken  # controls that would do nothing
+    assert "text " not in spoken  # controls that would do nothing
     assert any(name.startswith("alpha of every layer by depth") for name in spoken)
     quiet(browser, path)
 
@@ -188,7 +188,7 @@ def test_hostile_names_run_nothing(browser, rng, tmp_path):
     for i in range(len(HOSTILE)):
         click(browser, f"#layer-{i + 1} a")
         click(browser, "th[data-column=name] button")
-    choose(browser, "filter-text", HOSTILE[0])
+    choose(browser, "text", HOSTILE[0])
     quiet(browser, path)
     assert names(browser) == [HOSTILE[0]]
     inside = "img, iframe, link, textarea, style ~ style, script:not([type]) ~ script:not([type])"

@@ -73,7 +73,7 @@ def spectra_section(report: ModelReport, gallery: Gallery, hrefs: Mapping[int, s
 
 def _spectrum(report: ModelReport, position: int, label: str, hrefs: Mapping[int, str]) -> Markup:
     layer = report.layers[position]
-    name = tag("a", f"#{position + 1} ", pieces.name_of(layer.name, 32), href=hrefs[position])
+    name = tag("a", f"#{position + 1} ", pieces.name_of(layer.name, 26), href=hrefs[position])
     word = tag("span", label, class_="label") if label else None
     return pieces.figure(
         esds.esd(layer),

@@ -32,6 +32,7 @@ COLUMNS = (
     Column("erg_gap", "ERG gap", TERMS["erg_gap"].meaning),
     Column("n_spikes", "spikes", TERMS["spikes"].meaning),
 )
+TABLE = "layer-table"
 SAID = {"over_trained", "under_trained", "random_like"}  # by the verdict
 
 
@@ -59,7 +60,7 @@ def layer_table(entries: Sequence[Entry], drawn: set[int]) -> Markup:
         pieces.table(
             columns,
             [_row(entry, columns, drawn) for entry in entries],
-            key="layer-table",
+            key=TABLE,
             caption=caption,
         ),
     )
@@ -86,6 +87,7 @@ def _row(entry: Entry, columns: Sequence[Column], drawn: set[int]) -> pieces.Row
         tuple(cells[column.key] for column in columns),
         {
             "id": f"layer-{place}",
+            "data_role": entry.role,
             "data_verdict": " ".join(sorted({str(layer.verdict) for _, layer in entry.members})),
         },
     )
@@ -112,23 +114,7 @@ def _note(layer: LayerReport) -> Child:
 
 
 def _filters(entries: Sequence[Entry]) -> Markup:
-    """Return the controls of the table; hidden until the script that serves them runs."""
     found = figures.count_verdicts([layer.verdict for e in entries for _, layer in e.members])
-    verdicts = [
-        tag("option", VERDICTS[verdict][1], value=str(verdict)) for verdict, n in found.items() if n
-    ]
+    verdicts = [(str(verdict), VERDICTS[verdict][1]) for verdict, n in found.items() if n]
     roles = sorted({entry.role for entry in entries}, key=list(ROLES).index)
-    return tag(
-        "form",
-        tag("label", "name or note ", tag("input", type="search", id="filter-text")),
-        tag("label", "verdict ", _choice("filter-verdict", verdicts)),
-        tag("label", "role ",
-            _choice("filter-role", [tag("option", role, value=role) for role in roles])),
-        tag("output", "", id="filter-count", aria_live="polite"),
-        id="filters",
-        hidden=True,
-    )  # fmt: skip
-
-
-def _choice(key: str, options: Sequence[Markup]) -> Markup:
-    return tag("select", tag("option", "any", value=""), options, id=key)
+    return pieces.filters(TABLE, {"verdict": verdicts, "role": [(role, role) for role in roles]})

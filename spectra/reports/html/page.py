@@ -143,8 +143,8 @@ def _depth(entries: Sequence[Entry], numbers: Sequence[Headline], *, banded: boo
     caption = "Every mark is a layer, the bar its 95 % interval; the first layers are on the left."
     if banded:
         caption += (
-            " Well-trained layers lie in the grey band; those outside it that can be judged have"
-            " their number. Hollow marks say nothing either way."
+            " Well-trained layers lie in the grey band; the worst of those outside it have their number"
+            " in the table. Hollow marks say nothing either way."
         )
     if stacks:
         caption += (

@@ -154,7 +154,7 @@ def legend(items: Iterable[tuple[Markup, str]]) -> Markup:
 
 
 def table(columns: Sequence[Column], rows: Iterable[Row], *, key: str, caption: str) -> Markup:
-    """Return a table that a script makes sortable and filterable, and that stands without it."""
+    """Return a table that the script makes sortable, and that stands without it; see `filters`."""
     heads = [
         tag(
             "th",
@@ -187,11 +187,45 @@ def table(columns: Sequence[Column], rows: Iterable[Row], *, key: str, caption: 
             tag("thead", tag("tr", heads)),
             tag("tbody", body),
             id=key,
+            class_="sortable",
         ),
         class_="scroll tall",
         tabindex="0",
         role="region",
         aria_label=caption,
+    )
+
+
+def filters(key: str, choices: Mapping[str, Sequence[tuple[str, str]]]) -> Markup:
+    """Return the controls of the table with the id `key`; hidden until the script shows them.
+
+    Parameters
+    ----------
+    key : str
+    choices : mapping of str to sequence of (str, str)
+        For every choice its values with their words; a row has the values that it matches in the
+        attribute ``data-`` with the name of the choice.
+    """
+    boxes = [
+        tag(
+            "label",
+            f"{name} ",
+            tag(
+                "select",
+                tag("option", "any", value=""),
+                [tag("option", words, value=value) for value, words in values],
+                name=name,
+            ),
+        )
+        for name, values in choices.items()
+    ]
+    return tag(
+        "form",
+        tag("label", "text ", tag("input", type="search", name="text")),
+        boxes,
+        tag("output", aria_live="polite"),
+        data_table=key,
+        hidden=True,
     )
 
 
