@@ -67,7 +67,7 @@ def noise_of(spectrum: Spectrum) -> tuple[Vector, Vector]:
     """
     N, M = spectrum.N, spectrum.M
     variance = float(np.mean(spectrum.eigenvalues)) / N
-    low = max(variance * (N**0.5 - M**0.5) ** 2, float(spectrum.eigenvalues[-1]) * 1e-6)
+    low = max(variance * (N**0.5 - M**0.5) ** 2, float(spectrum.eigenvalues[-1]) * 1e-9)
     high = rmt.edge(N, M, variance)
     steps = (1 - np.cos(np.linspace(0, np.pi, POINTS))) / 2
     x = low * (high / low) ** steps
