@@ -354,7 +354,7 @@ class ModelReport:
         return reports.to_text(self)
 
     def write(self, path: str | Path) -> None:
-        """Write the report as ``.json``, ``.csv`` or ``.spectra``, by the ending of `path`."""
+        """Write the report as ``.json``, ``.csv``, ``.html`` or ``.spectra``, by the ending of `path`."""
         from spectra import reports
 
         reports.write(self, path)

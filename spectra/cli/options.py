@@ -108,6 +108,13 @@ _OPTIONS: Mapping[str, Callable[[Any], Any]] = MappingProxyType(
             is_flag=True,
             help="Decompose every layer anew; keep and look up no spectra (see: spectra cache).",
         ),
+        "html_file": click.option(
+            "--html",
+            "html_file",
+            metavar="FILE",
+            help="Write one page to read in a browser: what to look at first, pictures, every layer,"
+            " in one file that needs no network.",
+        ),
         "plots": click.option(
             "--plots",
             metavar="DIR",

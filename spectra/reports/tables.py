@@ -11,9 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import spectra
-from spectra import spectra_files
 from spectra.engine import operations, seconds, working_bytes
-from spectra.errors import SelectionError
 from spectra.inventory import Inventory
 from spectra.records import LayerReport, ModelReport, Skipped, SourceInfo
 from spectra.saved import SCHEMA_VERSION
@@ -146,22 +144,6 @@ def html_table(report: ModelReport) -> str:
         f"<table><caption>{caption}</caption><thead><tr>{head}</tr></thead>"
         f"<tbody>{''.join(body)}</tbody></table>"
     )
-
-
-WRITERS = {".json": to_json, ".csv": to_csv}
-SPECTRA_ENDING = ".spectra"
-
-
-def write(report: ModelReport, path: str | Path) -> None:
-    """Write the report in the format its ending names: ``.json``, ``.csv`` or ``.spectra``."""
-    path = Path(path)
-    if path.suffix == SPECTRA_ENDING:
-        spectra_files.write(report, path)
-        return
-    if path.suffix not in WRITERS:
-        known = " or ".join((*WRITERS, SPECTRA_ENDING))
-        raise SelectionError("E_FORMAT", str(path), f"has no known ending; use {known}")
-    write_text(path, WRITERS[path.suffix](report))
 
 
 def write_text(path: Path, text: str) -> None:
