@@ -8,6 +8,7 @@ import functools
 import itertools
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -28,7 +29,8 @@ WINSOR = 5.0
 """Entries are clipped at this many standard deviations to see whether a few huge ones make a trap."""
 
 
-class Column(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Column:
     """What a column of evidence holds in words; whether that is a count, an integer in tables."""
 
     summary: str

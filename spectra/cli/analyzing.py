@@ -2,13 +2,14 @@
 
 import os
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from spectra.cli import exits, gating
-from spectra.cli.files import check_writable, write
+from spectra.cli.files import DATA, check_outputs, write
 from spectra.cli.options import COMPUTATION, RULES, shared
 from spectra.errors import AnalysisInterrupted
 
@@ -25,6 +26,8 @@ ANALYSIS = (
     "metrics",
     "json_file",
     "csv_file",
+    "markdown_file",
+    "parquet_file",
     "plots",
     "explain",
     "strict",
@@ -68,7 +71,7 @@ def demo(**options: Any) -> None:  # noqa: ANN401 - click's own values
     from spectra import sources
 
     record = sources.demo_record()
-    if not options["quiet"] and "-" not in (options["json_file"], options["csv_file"]):
+    if not options["quiet"] and "-" not in map(options.get, DATA):
         click.echo(
             f"A {record['architecture'].split(',')[0]} perceptron, trained on MNIST as in"
             f" arXiv 2507.17912:\ntest error {record['test_error']:.2%} (the paper: 1.64 %), and"
@@ -114,14 +117,10 @@ def _run(source: str | Path, **options: Any) -> None:  # noqa: ANN401 - passed o
         replicates = THOROUGH_REPLICATES if thorough else analysis.REPLICATES
     rows, quiet, strict = options.pop("rows"), options.pop("quiet"), options.pop("strict")
     words = options.pop("explain")
-    files = {key: options.pop(key) for key in ("json_file", "csv_file", "plots")}
+    files = {key: options.pop(key) for key in (*DATA, "plots")}
     asked = {key: options.pop(key) for key in gating.OPTIONS}
-    if files["json_file"] == "-" == files["csv_file"]:
-        raise click.UsageError("--json and --csv cannot both write to standard output")
-    for file in (files["json_file"], files["csv_file"], files["plots"]):
-        check_writable(file)
+    err = check_outputs(files)
     gate = gating.prepare(asked, options, evidence=thorough)
-    err = "-" in (files["json_file"], files["csv_file"])
     interrupted = False
     with gating.names_are_no_commands(gate, err=err):
         try:
@@ -135,7 +134,7 @@ def _run(source: str | Path, **options: Any) -> None:  # noqa: ANN401 - passed o
                 )
         except AnalysisInterrupted as stop:
             report, interrupted = stop.report, True
-        _deliver(report, rows=rows, quiet=quiet, words=words, **files)
+        _deliver(report, files, rows=rows, quiet=quiet, words=words, err=err)
         outcomes = gating.judge(gate, report, quiet=quiet, err=err)
     code = gating.conclude(gate, report, outcomes, err=err)
     if interrupted:
@@ -159,29 +158,34 @@ def _leave_at_once() -> None:
 
 def _deliver(
     report: "ModelReport",
+    files: Mapping[str, Any],
     *,
     rows: int,
     quiet: bool,
     words: bool,
-    json_file: str | None,
-    csv_file: str | None,
-    plots: Path | None,
+    err: bool,
 ) -> None:
     from rich.console import Console
 
-    from spectra.reports import terminal, to_csv, to_json
+    from spectra.reports import frames, terminal, to_csv, to_json, to_markdown
 
     # Files first: a table that goes into a closed pipe must not cost them.
-    if json_file:
-        write(json_file, to_json(report))
-    if csv_file:
-        write(csv_file, to_csv(report))
+    writers: Mapping[str, Callable[[ModelReport], str | bytes]] = {
+        "json_file": to_json,
+        "csv_file": to_csv,
+        "markdown_file": to_markdown,
+        "parquet_file": frames.to_parquet,
+    }
+    for key, writer in writers.items():
+        if files[key]:
+            write(files[key], writer(report))
     if not quiet:
         # With data on standard output the table goes where a person looks: standard error.
-        console = Console(stderr="-" in (json_file, csv_file))
+        console = Console(stderr=err)
         terminal.show_report(report, console, rows=rows)
         if words:
             terminal.show_words(report, console)
+    plots = files["plots"]
     if plots and report.complete:
         from spectra.cli.progress import progress_bar
         from spectra.reports.plots import save_plots

@@ -98,6 +98,18 @@ _OPTIONS: Mapping[str, Callable[[Any], Any]] = MappingProxyType(
         "csv_file": click.option(
             "--csv", "csv_file", metavar="FILE", help="Write one row a layer as CSV; - for stdout."
         ),
+        "markdown_file": click.option(
+            "--markdown",
+            "markdown_file",
+            metavar="FILE",
+            help="Write a summary for pull requests as Markdown; - for stdout.",
+        ),
+        "parquet_file": click.option(
+            "--parquet",
+            "parquet_file",
+            metavar="FILE",
+            help="Write one row a layer as Parquet, typed, the rest in its metadata; - for a pipe.",
+        ),
         "plots": click.option(
             "--plots",
             metavar="DIR",
