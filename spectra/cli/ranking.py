@@ -1,13 +1,14 @@
 """The command that puts models in order: rank."""
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from spectra.cli import exits
-from spectra.cli.files import check_writable, write
+from spectra.cli.files import check_outputs, write
 from spectra.cli.options import COMPUTATION, RULES, shared
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ Examples:
 @click.option(
     "--csv", "csv_file", metavar="FILE", help="Write one row a model as CSV; - for stdout."
 )
+@shared("markdown_file")
 @click.option(
     "--plots",
     metavar="DIR",
@@ -72,11 +74,8 @@ def rank(sources: tuple[str, ...], **options: Any) -> None:  # noqa: ANN401 - cl
 
     store = None if options.pop("no_cache") else Store()
     quiet, strict = options.pop("quiet"), options.pop("strict")
-    files = {key: options.pop(key) for key in ("json_file", "csv_file", "plots")}
-    if files["json_file"] == "-" == files["csv_file"]:
-        raise click.UsageError("--json and --csv cannot both write to standard output")
-    for file in files.values():
-        check_writable(file)
+    files = {key: options.pop(key) for key in ("json_file", "csv_file", "markdown_file", "plots")}
+    err = check_outputs(files)
     direction = options.pop("scores_are")
     with progress_bar(quiet=quiet) as progress:
         result = ranking.rank(
@@ -86,33 +85,29 @@ def rank(sources: tuple[str, ...], **options: Any) -> None:  # noqa: ANN401 - cl
             progress=progress,
             **options,
         )
-    _deliver(result, quiet=quiet, **files)
+    _deliver(result, files, quiet=quiet, err=err)
     if strict and result.left_out:
         sys.exit(exits.LAYERS)
 
 
-def _deliver(
-    result: "Ranking",
-    *,
-    quiet: bool,
-    json_file: str | None,
-    csv_file: str | None,
-    plots: Path | None,
-) -> None:
+def _deliver(result: "Ranking", files: Mapping[str, Any], *, quiet: bool, err: bool) -> None:
     from rich.console import Console
 
-    from spectra.reports import ranking_terminal, rankings
+    from spectra.reports import markdown, ranking_terminal, rankings
 
-    if json_file:
-        write(json_file, rankings.ranking_to_json(result))
-    if csv_file:
-        write(csv_file, rankings.ranking_to_csv(result))
-    if plots:
+    writers = {
+        "json_file": rankings.ranking_to_json,
+        "csv_file": rankings.ranking_to_csv,
+        "markdown_file": markdown.ranking_to_markdown,
+    }
+    for key, writer in writers.items():
+        if files[key]:
+            write(files[key], writer(result))
+    if files["plots"]:
         from spectra.reports.plots import save_ranking_plots
 
-        for path in save_ranking_plots(result, plots):
+        for path in save_ranking_plots(result, files["plots"]):
             if not quiet:
                 click.echo(str(path), err=True)
     if not quiet:
-        console = Console(stderr="-" in (json_file, csv_file))
-        ranking_terminal.show_ranking(result, console)
+        ranking_terminal.show_ranking(result, Console(stderr=err))
