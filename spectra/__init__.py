@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from spectra.records import ModelReport as ModelReport
     from spectra.records import Status as Status
     from spectra.reports import explain as explain
+    from spectra.trajectories import History as History
+    from spectra.trajectories import history as history
 
 __version__ = "0.1.0"
 
@@ -44,6 +46,8 @@ _HOMES = {
     "ModelReport": "records",
     "Status": "records",
     "explain": "reports",
+    "History": "trajectories",
+    "history": "trajectories",
 }
 __all__ = ["__version__", *_HOMES]
 

@@ -1,0 +1,230 @@
+"""The history of a run on a terminal: a row a checkpoint, then what changes and what goes wrong."""
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from spectra.errors import printable
+from spectra.ranking import LeftOut
+from spectra.reports.ranking_terminal import fit_name
+from spectra.reports.terminal import MAX_ROWS, add_row, new_table, shorten
+from spectra.trajectories import (
+    FEWEST,
+    SIGN_TEXT,
+    ChangePoint,
+    History,
+    HistoryPoint,
+    Sign,
+    SignKind,
+)
+from spectra.trajectories.checkpoints import POSITION
+
+NAME_WIDTH = 16
+LAYER_WIDTH = 34
+BAR = 8
+EIGHTHS = "▏▎▍▌▋▊▉█"
+NAMED = 3  # layers a sign is told of
+WORDS = {"alpha": "alpha", "ks": "KS", "log_norm": "log_norm", "stable_rank": "stable rank"}
+
+
+def show_history(history: History, console: Console, *, rows: int = MAX_ROWS) -> None:
+    """Print the checkpoints in order (at most `rows`; 0 for all), the changes and the signs."""
+    console.print(Text(printable(history.address), style="bold"))
+    state = "" if history.complete else " · INTERRUPTED, incomplete"
+    n_layers = len(history.reports[0].layers) if history.reports else 0
+    text = (
+        f"{len(history.checkpoints)} checkpoints · {len(history.layers)} of {n_layers} layers"
+        f" compared · convention {history.options.get('convention')}"
+        f" · estimator {history.options.get('estimator')}{state}"
+    )
+    console.print(Text(printable(text), style="dim" if history.complete else "bold red"))
+    shown = _shown(history.checkpoints, rows)
+    console.print(_table(history, shown))
+    hidden = len(history.checkpoints) - len(shown)
+    if hidden:
+        console.print(Text(f"  … {hidden} more between; --rows 0 shows all", style="dim"))
+    console.print(Text(f"  {_legend(history)}", style="dim"))
+    console.print()
+    for words in (*change_lines(history), *sign_lines(history)):
+        console.print(Text(printable(words)), highlight=False)
+    for item in history.left_out:
+        line = f"left out: {item.source}: {item.reason}"
+        console.print(Text(printable(line), style="yellow"), highlight=False)
+    if history.skipped:
+        console.print(Text(printable(f"skipped: {_skipped(history.skipped)}"), style="dim"))
+
+
+def change_lines(history: History) -> Iterator[str]:
+    """Say where rates change, and how sure that is."""
+    if not history.change_points:
+        known = sum(math.isfinite(point.alpha) for point in history.checkpoints)
+        if known < FEWEST:
+            yield f"Changes: cannot be told from {known} checkpoints; that takes {FEWEST}."
+        return
+    found = sorted((c for c in history.change_points if c.found), key=lambda c: c.step)
+    for change in found:
+        yield (
+            f"Change: {_watched(change)} {_rate(change.rate_before)} until {history.unit}"
+            f" {change.step}, then {_rate(change.rate_after)} (p {_p(change.p_adjusted)})."
+        )
+    if not found:
+        least = min(history.change_points, key=lambda change: change.p_adjusted)
+        yield (
+            "Changes: none told from a steady drift; the likeliest is in"
+            f" {_watched(least)} at {history.unit} {least.step} (p {_p(least.p_adjusted)})."
+        )
+
+
+def sign_lines(history: History) -> Iterator[str]:
+    """Say what goes wrong, from which step, and how sure that is; the earliest first."""
+    if not history.signs:
+        yield "Signs of over-training: none."
+    for kind in dict.fromkeys(sign.kind for sign in history.signs):
+        signs = [sign for sign in history.signs if sign.kind is kind]
+        first = signs[0]
+        yield f"Sign from {history.unit} {first.step}: {_what(kind, signs)}"
+        for sign in signs[:NAMED] if first.layer else ():
+            since = f"from {history.unit} {sign.step}, at {sign.n_checkpoints} checkpoints"
+            yield f"  {shorten(sign.layer, LAYER_WIDTH)} {since}{_seen(sign)}"
+        if len(signs) > NAMED:
+            yield f"  and {len(signs) - NAMED} more layers"
+
+
+def _what(kind: SignKind, signs: Sequence[Sign]) -> str:
+    if kind is SignKind.OVER_TRAINED_RISING:
+        return f"{SIGN_TEXT[kind]}: {signs[0].value:.0%} at the end{_chance(signs[0].p_value)}"
+    return f"{len(signs)} {'layer' if len(signs) == 1 else 'layers'}: {SIGN_TEXT[kind]}"
+
+
+def _seen(sign: Sign) -> str:
+    if sign.kind is SignKind.LEFT_BAND:
+        return f": alpha {sign.value:.2f}{_chance(sign.p_value)}"
+    if sign.kind is SignKind.CORRELATION_TRAP:
+        return f": {sign.value:.0f} of them{_chance(sign.p_value)}"
+    return f": {sign.value:.0%} zero" if sign.kind is SignKind.RANK_COLLAPSE else ""
+
+
+def _chance(p: float) -> str:
+    return "" if math.isnan(p) else f" (p {_p(p)})"
+
+
+def _p(p: float) -> str:
+    return "below .001" if p < 0.001 else f"{p:.3f}".lstrip("0") if p < 1 else "1"
+
+
+def _watched(change: ChangePoint) -> str:
+    return WORDS.get(change.metric, change.metric) + (f" of {change.role}" if change.role else "")
+
+
+def _rate(rate: float) -> str:
+    """Say a rate in words.
+
+    Examples
+    --------
+    >>> _rate(-0.0123), _rate(0.0)
+    ('falls by 0.0123 a step', 'rests')
+    """
+    if rate == 0:
+        return "rests"
+    return f"{'falls' if rate < 0 else 'rises'} by {abs(rate):.3g} a step"
+
+
+def _shown(points: Sequence[HistoryPoint], rows: int) -> Sequence[HistoryPoint]:
+    """Return at most `rows` checkpoints, evenly, with the first and the last."""
+    if not rows or len(points) <= rows:
+        return points
+    last = len(points) - 1
+    chosen = {round(i * last / (rows - 1)) for i in range(rows)} if rows > 1 else {last}
+    return [points[i] for i in sorted(chosen)]
+
+
+def _table(history: History, shown: Sequence[HistoryPoint]) -> Table:
+    named = history.unit == POSITION
+    with_traps = any(point.n_traps is not None for point in history.checkpoints)
+    failed = any(point.n_failed for point in history.checkpoints)
+    columns = ["model" if named else history.unit, "alpha", "95 %", "", "<2", "noise"]
+    columns += ["traps"] if with_traps else []
+    columns += ["KS", "log_norm"]
+    columns += ["no α"] if failed else []
+    table = new_table(*columns)
+    alphas = [p.alpha for p in history.checkpoints if math.isfinite(p.alpha)]
+    for point in shown:
+        cells = [
+            fit_name(point.name, NAME_WIDTH) if named else str(point.step),
+            _number(point.alpha, 2),
+            _interval(point),
+            bar(point.alpha, min(alphas, default=0.0), max(alphas, default=0.0)),
+            _percent(point.share_over_trained),
+            _percent(point.share_random_like),
+        ]
+        if with_traps:
+            cells.append("–" if point.n_traps is None else str(point.n_traps))
+        cells += [_number(point.ks, 3), _number(point.log_norm, 3)]
+        cells += [str(point.n_failed)] if failed else []
+        add_row(table, *cells)
+    return table
+
+
+def bar(value: float, low: float, high: float) -> str:
+    """Draw a value as a bar, from a sliver at the least to all of it at the most.
+
+    Examples
+    --------
+    >>> bar(2.0, 2.0, 4.0), bar(3.0, 2.0, 4.0), bar(4.0, 2.0, 4.0)
+    ('▏       ', '████    ', '████████')
+    """
+    if not math.isfinite(value):
+        return " " * BAR
+    share = (value - low) / (high - low) if high > low else 1.0
+    eighths = max(1, round(share * BAR * 8))
+    whole, rest = divmod(eighths, 8)
+    return ("█" * whole + (EIGHTHS[rest - 1] if rest else "")).ljust(BAR)
+
+
+def _interval(point: HistoryPoint) -> str:
+    if not math.isfinite(point.alpha_low) or not math.isfinite(point.alpha_high):
+        return "–"
+    return f"{_number(point.alpha_low, 2)} to {_number(point.alpha_high, 2)}"
+
+
+def _number(value: float, digits: int) -> str:
+    if not math.isfinite(value):
+        return "–"
+    return f"{value:.{digits}f}" if abs(value) < 1000 else f"{value:.0e}"
+
+
+def _percent(share: float) -> str:
+    return "–" if math.isnan(share) else f"{share:.0%}"
+
+
+def _legend(history: History) -> str:
+    parts = [
+        "alpha, KS, log_norm: mean of the middle half of the layers",
+        "95 %: as the layers are resampled",
+        "bar: alpha between its least and its most",
+        "<2: layers below alpha 2, over-trained",
+        "noise: layers like random weights",
+    ]
+    if any(point.n_traps is not None for point in history.checkpoints):
+        parts.append("traps: layers with a correlation trap")
+    if any(point.n_failed for point in history.checkpoints):
+        parts.append("no α: layers without numbers")
+    return " · ".join(parts)
+
+
+def _skipped(items: Sequence[LeftOut]) -> str:
+    """Count what was skipped by reason, with the first name of each."""
+    counts = Counter(item.reason for item in items)
+    firsts = {item.reason: item.source for item in reversed(items)}
+    parts = [
+        f"{fit_name(firsts[reason], LAYER_WIDTH)}"
+        + (f" and {count - 1} more" if count > 1 else "")
+        + f" ({reason})"
+        for reason, count in counts.most_common(6)
+    ]
+    rest = len(counts) - len(parts)
+    return "; ".join(parts) + (f"; {rest} other reasons" if rest else "")
