@@ -19,7 +19,6 @@ def history_to_dict(history: History) -> Row:
         "spectra_version": spectra.__version__,
         "address": history.address,
         "unit": history.unit,
-        "finished": history.complete,
         "options": {
             key: list(value) if isinstance(value, tuple) else value
             for key, value in history.options.items()
@@ -33,6 +32,7 @@ def history_to_dict(history: History) -> Row:
         "signs": [_record(sign) for sign in history.signs],
         "skipped": [_record(item) for item in history.skipped],
         "left_out": [_record(item) for item in history.left_out],
+        "complete": history.complete,  # last: at the top it would look like the report of a model
     }
 
 

@@ -26,6 +26,8 @@ from spectra.trajectories.checkpoints import POSITION
 NAME_WIDTH = 16
 LAYER_WIDTH = 34
 BAR = 8
+LEAST_SPAN = 0.1  # of alpha: what moves less looks level
+MAX_LEFT_OUT = 8
 EIGHTHS = "▏▎▍▌▋▊▉█"
 NAMED = 3  # layers a sign is told of
 WORDS = {"alpha": "alpha", "ks": "KS", "log_norm": "log_norm", "stable_rank": "stable rank"}
@@ -37,7 +39,7 @@ def show_history(history: History, console: Console, *, rows: int = MAX_ROWS) ->
     state = "" if history.complete else " · INTERRUPTED, incomplete"
     n_layers = len(history.reports[0].layers) if history.reports else 0
     text = (
-        f"{len(history.checkpoints)} checkpoints · {len(history.layers)} of {n_layers} layers"
+        f"{_count(len(history.checkpoints))} · {len(history.layers)} of {n_layers} layers"
         f" compared · convention {history.options.get('convention')}"
         f" · estimator {history.options.get('estimator')}{state}"
     )
@@ -51,9 +53,12 @@ def show_history(history: History, console: Console, *, rows: int = MAX_ROWS) ->
     console.print()
     for words in (*change_lines(history), *sign_lines(history)):
         console.print(Text(printable(words)), highlight=False)
-    for item in history.left_out:
+    for item in history.left_out[:MAX_LEFT_OUT]:
         line = f"left out: {item.source}: {item.reason}"
         console.print(Text(printable(line), style="yellow"), highlight=False)
+    more = len(history.left_out) - MAX_LEFT_OUT
+    if more > 0:
+        console.print(Text(f"left out: {more} more; --json has them all", style="yellow"))
     if history.skipped:
         console.print(Text(printable(f"skipped: {_skipped(history.skipped)}"), style="dim"))
 
@@ -63,7 +68,7 @@ def change_lines(history: History) -> Iterator[str]:
     if not history.change_points:
         known = sum(math.isfinite(point.alpha) for point in history.checkpoints)
         if known < FEWEST:
-            yield f"Changes: cannot be told from {known} checkpoints; that takes {FEWEST}."
+            yield f"Changes: cannot be told from {_count(known)}; that takes {FEWEST}."
         return
     found = sorted((c for c in history.change_points if c.found), key=lambda c: c.step)
     for change in found:
@@ -82,16 +87,29 @@ def change_lines(history: History) -> Iterator[str]:
 def sign_lines(history: History) -> Iterator[str]:
     """Say what goes wrong, from which step, and how sure that is; the earliest first."""
     if not history.signs:
-        yield "Signs of over-training: none."
+        yield _no_signs(history)
     for kind in dict.fromkeys(sign.kind for sign in history.signs):
         signs = [sign for sign in history.signs if sign.kind is kind]
         first = signs[0]
         yield f"Sign from {history.unit} {first.step}: {_what(kind, signs)}"
         for sign in signs[:NAMED] if first.layer else ():
-            since = f"from {history.unit} {sign.step}, at {sign.n_checkpoints} checkpoints"
+            since = f"from {history.unit} {sign.step}, at {_count(sign.n_checkpoints)}"
             yield f"  {shorten(sign.layer, LAYER_WIDTH)} {since}{_seen(sign)}"
         if len(signs) > NAMED:
             yield f"  and {len(signs) - NAMED} more layers"
+
+
+def _no_signs(history: History) -> str:
+    """Say that no sign starts, and what that does not cover."""
+    already = history.checkpoints[0].share_over_trained
+    text = "Signs of over-training: none"
+    if len(history.checkpoints) < 2:
+        text = "Signs of over-training: a single checkpoint shows none that start"
+    if already > 0:
+        text += f" that start here; {already:.0%} of the layers are below 2 from the first on"
+    if all(point.n_traps is None for point in history.checkpoints):
+        text += " (correlation traps were not looked for: --metrics all)"
+    return f"{text}."
 
 
 def _what(kind: SignKind, signs: Sequence[Sign]) -> str:
@@ -106,6 +124,10 @@ def _seen(sign: Sign) -> str:
     if sign.kind is SignKind.CORRELATION_TRAP:
         return f": {sign.value:.0f} of them{_chance(sign.p_value)}"
     return f": {sign.value:.0%} zero" if sign.kind is SignKind.RANK_COLLAPSE else ""
+
+
+def _count(n: int) -> str:
+    return f"{n} checkpoint" if n == 1 else f"{n} checkpoints"
 
 
 def _chance(p: float) -> str:
@@ -142,10 +164,15 @@ def _shown(points: Sequence[HistoryPoint], rows: int) -> Sequence[HistoryPoint]:
     return [points[i] for i in sorted(chosen)]
 
 
+def _failures_vary(history: History) -> bool:
+    """Tell whether a column for them says anything: small layers fail at every checkpoint."""
+    return len({point.n_failed for point in history.checkpoints}) > 1
+
+
 def _table(history: History, shown: Sequence[HistoryPoint]) -> Table:
     named = history.unit == POSITION
     with_traps = any(point.n_traps is not None for point in history.checkpoints)
-    failed = any(point.n_failed for point in history.checkpoints)
+    failed = _failures_vary(history)
     columns = ["model" if named else history.unit, "alpha", "95 %", "", "<2", "noise"]
     columns += ["traps"] if with_traps else []
     columns += ["KS", "log_norm"]
@@ -170,7 +197,7 @@ def _table(history: History, shown: Sequence[HistoryPoint]) -> Table:
 
 
 def bar(value: float, low: float, high: float) -> str:
-    """Draw a value as a bar, from a sliver at the least to all of it at the most.
+    """Draw a value as a bar: all of it at the most, a sliver at the least or 0.1 below the most.
 
     Examples
     --------
@@ -179,7 +206,7 @@ def bar(value: float, low: float, high: float) -> str:
     """
     if not math.isfinite(value):
         return " " * BAR
-    share = (value - low) / (high - low) if high > low else 1.0
+    share = 1 - (high - value) / max(high - low, LEAST_SPAN)
     eighths = max(1, round(share * BAR * 8))
     whole, rest = divmod(eighths, 8)
     return ("█" * whole + (EIGHTHS[rest - 1] if rest else "")).ljust(BAR)
@@ -211,7 +238,7 @@ def _legend(history: History) -> str:
     ]
     if any(point.n_traps is not None for point in history.checkpoints):
         parts.append("traps: layers with a correlation trap")
-    if any(point.n_failed for point in history.checkpoints):
+    if _failures_vary(history):
         parts.append("no α: layers without numbers")
     return " · ".join(parts)
 

@@ -13,7 +13,7 @@ from spectra.ranking import LeftOut, part_of, report_of
 from spectra.ranking.order import distinct_names
 from spectra.records import ModelReport
 from spectra.trajectories import checkpoints
-from spectra.trajectories.build import Step, history_of
+from spectra.trajectories.build import Step, history_of, without_spectra
 from spectra.trajectories.changes import FEWEST
 from spectra.trajectories.records import (
     SIGN_TEXT,
@@ -120,7 +120,7 @@ def history(
             complete = False
             break
         if report.complete or allow_partial:
-            steps.append(Step(place, name, report))
+            steps.append(Step(place, name, without_spectra(report)))
         else:
             left_out.append(LeftOut(name, "incomplete: files missing, or interrupted"))
     if not steps:

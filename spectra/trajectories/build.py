@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,7 +11,7 @@ from spectra.metrics import METRICS
 from spectra.naming import ROLES, Role, role_of
 from spectra.ranking import LeftOut, statistics
 from spectra.ranking.order import SAME_RULES
-from spectra.records import Finding, LayerReport, ModelReport, Vector, Verdict
+from spectra.records import Finding, ModelReport, Status, Vector, Verdict
 from spectra.trajectories import changes
 from spectra.trajectories.records import ChangePoint, History, HistoryPoint, Trajectory
 from spectra.trajectories.signs import signs_of
@@ -32,6 +31,12 @@ class Step:
     step: int
     name: str
     report: ModelReport
+
+
+def without_spectra(report: ModelReport) -> ModelReport:
+    """Drop the spectra: a long run would hold them all, and only the layers' numbers are needed."""
+    layers = tuple(dataclasses.replace(x, spectrum=None, fit=None) for x in report.layers)
+    return dataclasses.replace(report, layers=layers)
 
 
 def history_of(
@@ -57,7 +62,7 @@ def history_of(
         Of the resampling of layers and the permutations.
     """
     steps, others = _of_one_kind(given, unit)
-    reports = [dataclasses.replace(s.report, layers=_bare(s.report.layers)) for s in steps]
+    reports = [item.report for item in steps]
     places = [s.step for s in steps]
     compared = _compared(reports)
     trajectories = _trajectories(reports, compared)
@@ -77,11 +82,6 @@ def history_of(
     )
 
 
-def _bare(layers: Sequence[LayerReport]) -> tuple[LayerReport, ...]:
-    """Drop the spectra: a long run would hold them all, and only their numbers are needed."""
-    return tuple(dataclasses.replace(layer, spectrum=None, fit=None) for layer in layers)
-
-
 def _of_one_kind(given: Sequence[Step], unit: str) -> tuple[list[Step], list[LeftOut]]:
     """Keep the largest group of equal architecture and rules, and say how the others differ."""
     groups: dict[object, list[Step]] = {}
@@ -90,8 +90,8 @@ def _of_one_kind(given: Sequence[Step], unit: str) -> tuple[list[Step], list[Lef
     kept = max(groups.values(), key=len)  # the first of equals
     first = kept[0].report
     others = []
-    for item in given:
-        if item not in kept:
+    for group in groups.values():
+        for item in group if group is not kept else ():
             if _architecture(item.report) == _architecture(first):
                 rule = next(r for r in SAME_RULES if _said(item.report, r) != _said(first, r))
                 what = f"its {rule} is {_said(item.report, rule)}, not {_said(first, rule)}"
@@ -217,7 +217,7 @@ def _points(
                 n_traps=sum(Finding.CORRELATION_TRAP in row.warnings for row in rows)
                 if looked
                 else None,
-                n_failed=int(item.report.summary["n_failed"]),
+                n_failed=sum(row.status is not Status.OK for row in item.report.layers),
                 summary=item.report.summary,
             )
         )
@@ -232,26 +232,22 @@ def _change_points(
     steps: Sequence[int], trajectories: Sequence[Trajectory], seed: int
 ) -> tuple[ChangePoint, ...]:
     watched = [t for t in trajectories if t.metric in (("alpha",) if t.role else WATCHED)]
-    several = len({t.role for t in watched}) > 2  # the one role there is, is all layers
-    found: list[ChangePoint] = []
-    for item in watched:
-        if item.role and not several:
-            continue
-        rng = np.random.default_rng([seed, zlib.crc32(f"{item.metric} {item.role}".encode())])
-        split = changes.best_split(steps, np.array(item.typical), rng)
-        if split is not None:
-            found.append(
-                ChangePoint(
-                    item.metric,
-                    item.role,
-                    steps[split.position],
-                    split.rate_before,
-                    split.rate_after,
-                    split.p_value,
-                    math.nan,
-                )
-            )
-    adjusted = changes.holm([change.p_value for change in found])
+    if len({t.role for t in watched}) == 2:  # the one role there is, is all layers
+        watched = [t for t in watched if not t.role]
+    if not watched:
+        return ()
+    table = np.array([t.typical for t in watched])
+    splits = changes.best_splits(steps, table, np.random.default_rng(seed))
     return tuple(
-        dataclasses.replace(change, p_adjusted=p) for change, p in zip(found, adjusted, strict=True)
+        ChangePoint(
+            item.metric,
+            item.role,
+            steps[split.position],
+            split.rate_before,
+            split.rate_after,
+            split.p_value,
+            split.p_adjusted,
+        )
+        for item, split in zip(watched, splits, strict=True)
+        if split is not None
     )

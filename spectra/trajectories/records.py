@@ -104,7 +104,7 @@ class ChangePoint:
         How often a steady drift with the same increments in another order has as large a change
         somewhere, at the best split each time.
     p_adjusted : float
-        The same, for as many trajectories as were looked at (Holm).
+        How often any of the trajectories looked at has.
     """
 
     metric: str

@@ -48,8 +48,7 @@ def _of_layer(steps: Sequence[int], rows: Sequence[LayerReport]) -> Iterator[Sig
     fitted = [i for i, row in enumerate(rows) if row.status is Status.OK]
     able = [i for i in fitted if rows[i].averaged]
     begin = _begin(rows, able, _is_below_band)
-    # The layer must have been in the band, by a number that could be judged.
-    if begin is not None and any(_was_in_band(rows[i]) for i in able if i < begin):
+    if begin is not None and any(rows[i]["alpha"] >= OVER_TRAINED for i in able if i < begin):
         last = rows[able[-1]]
         yield _sign(SignKind.LEFT_BAND, steps, able, begin, last, float(last["alpha"]), _p(last))
     looked = [i for i in fitted if "n_traps" in rows[i].metrics]
@@ -94,10 +93,6 @@ def _sign(
 
 def _is_below_band(row: LayerReport) -> bool:
     return row.verdict is Verdict.OVER_TRAINED and float(row["alpha_high"]) < OVER_TRAINED
-
-
-def _was_in_band(row: LayerReport) -> bool:
-    return float(row["alpha"]) >= OVER_TRAINED and row.verdict is not Verdict.NO_NUMBERS
 
 
 def _is_collapsed(row: LayerReport) -> bool:

@@ -109,7 +109,10 @@ def _alphas(history: History, role: str) -> Vector:
         if layer.name in compared and role in ("", role_of(layer.name, layer.kind))
     ]
     return np.array(
-        [[float(report.layers[i]["alpha"]) for i in members] for report in history.reports]
+        [
+            [float(report.layers[i].metrics.get("alpha", math.nan)) for i in members]
+            for report in history.reports
+        ]
     )
 
 
