@@ -84,8 +84,8 @@ def history(
     --------
     >>> import numpy as np
     >>> rng = np.random.default_rng(0)
-    >>> noise, learnt = rng.normal(size=(80, 60)), rng.standard_t(2.5, (80, 60))
-    >>> run = [{"fc.weight": noise + part * learnt} for part in (0, 0.3, 1, 3)]
+    >>> noise, learnt = rng.normal(size=(200, 100)), rng.standard_t(2, (200, 100))
+    >>> run = [{"fc.weight": noise + part * learnt} for part in (0, 0.5, 1, 2)]
     >>> found = history(run)
     >>> found.unit, found.steps
     ('position', (0, 1, 2, 3))

@@ -40,11 +40,10 @@ def plot_history(history: History, ax: Axes | None = None) -> Axes:
         _draw(history, "", ax)
     for change in history.change_points:
         if change.found and change.metric == "alpha" and not change.role:
-            ax.axvline(change.step, color=GREY, linestyle="--", label="alpha changes its rate")
+            _mark(change.step, "changes its rate", ax, color=GREY, linestyle="--")
     for kind in dict.fromkeys(sign.kind for sign in history.signs):
         first = min(sign.step for sign in history.signs if sign.kind is kind)
-        label = str(kind).replace("_", " ")
-        ax.axvline(first, color=PINK, linestyle=":", linewidth=2, label=label)
+        _mark(first, str(kind).replace("_", " "), ax, color=PINK, linestyle=":")
     ax.set(xlabel=history.unit, ylabel="alpha")
     ax.set_title(_label(history.address), fontsize=10, parse_math=False)
     if ax.get_legend_handles_labels()[0]:
@@ -85,6 +84,22 @@ def save_history_plots(history: History, folder: Path, *, suffix: str = "png") -
         roles = plot_roles(history)
         if len(roles) > 1:
             yield save(roles[0], folder / f"roles.{suffix}")
+
+
+def _mark(step: int, words: str, ax: Axes, *, color: str, linestyle: str) -> None:
+    """Draw an upright line at a step, with words along it."""
+    ax.axvline(step, color=color, linestyle=linestyle)
+    ax.annotate(
+        words,
+        (step, 0.5),
+        xycoords=ax.get_xaxis_transform(),
+        xytext=(-3, 0),
+        textcoords="offset points",
+        rotation=90,
+        ha="right",
+        va="center",
+        fontsize=8,
+    )
 
 
 def _draw(history: History, role: str, ax: Axes) -> None:
