@@ -65,7 +65,9 @@ def history(sources: tuple[str, ...], **options: Any) -> None:  # noqa: ANN401 -
     """
     from spectra import analysis, trajectories
     from spectra.cli.progress import progress_bar
+    from spectra.store import Store
 
+    store = None if options.pop("no_cache") else Store()
     thorough = options.pop("metrics") == "all"
     replicates = options.pop("replicates")
     if replicates is None:
@@ -82,6 +84,7 @@ def history(sources: tuple[str, ...], **options: Any) -> None:  # noqa: ANN401 -
             result = trajectories.history(
                 sources[0] if len(sources) == 1 else sources,
                 progress=progress,
+                store=store,
                 evidence=thorough,
                 replicates=replicates,
                 **options,

@@ -1,6 +1,7 @@
 """history on the command line, on a real run and on runs made for the purpose."""
 
 import csv
+import functools
 import json
 
 import numpy as np
@@ -17,19 +18,25 @@ def run(*arguments):
     return CliRunner().invoke(main, ["history", *map(str, arguments)])
 
 
-def with_exponent(alpha, seed, shape=(160, 120)):
-    """Make weights whose eigenvalues are the quantiles of a power law: σ² ~ u^(-1/(alpha - 1))."""
+@functools.cache
+def rotations(seed):
     rng = np.random.default_rng(seed)
-    left, _ = np.linalg.qr(rng.normal(size=shape))
-    right, _ = np.linalg.qr(rng.normal(size=(shape[1], shape[1])))
-    u = (np.arange(shape[1]) + 0.5) / shape[1]
+    return [np.linalg.qr(rng.normal(size=(n, 120)))[0] for n in (160, 120)]
+
+
+def with_exponent(alpha, seed):
+    """Make weights whose eigenvalues are the quantiles of a power law: σ² ~ u^(-1/(alpha - 1))."""
+    left, right = rotations(seed)
+    u = (np.arange(120) + 0.5) / 120
     return ((left * u ** (-0.5 / (alpha - 1))) @ right.T).astype(np.float32)
 
 
 def save_checkpoint(path, alphas):
     path.parent.mkdir(parents=True, exist_ok=True)
     names = [f"layers.{i}.{kind}.weight" for i in range(3) for kind in ("q_proj", "down_proj")]
-    save_file({n: with_exponent(a, i) for i, (n, a) in enumerate(zip(names, alphas, strict=False))}, path)
+    save_file(
+        {n: with_exponent(a, i) for i, (n, a) in enumerate(zip(names, alphas, strict=False))}, path
+    )
 
 
 @pytest.fixture(scope="module")

@@ -28,8 +28,7 @@ def test_the_p_value_is_that_of_all_permutations(rng):
     def statistic(x):
         m = len(x)
         return max(
-            abs(np.mean(x[:k]) - np.mean(x[k:])) * np.sqrt(k * (m - k) / m)
-            for k in range(2, m - 1)
+            abs(np.mean(x[:k]) - np.mean(x[k:])) * np.sqrt(k * (m - k) / m) for k in range(2, m - 1)
         )
 
     every = [statistic(x) for x in itertools.permutations(rates)]

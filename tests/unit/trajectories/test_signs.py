@@ -13,9 +13,7 @@ from tests import made
 def layer(name="a", alpha=3.0, half=0.2, *, verdict=None, **options):
     if verdict is None:
         verdict = Verdict.OVER_TRAINED if alpha < 2 else Verdict.WELL_TRAINED
-    row = made.layer(
-        name, alpha=alpha, alpha_low=alpha - half, alpha_high=alpha + half, **options
-    )
+    row = made.layer(name, alpha=alpha, alpha_low=alpha - half, alpha_high=alpha + half, **options)
     return dataclasses.replace(row, verdict=verdict)
 
 
