@@ -14,6 +14,7 @@ from spectra.sources import folders
 from spectra.sources.base import natural_key
 
 REPORT = ".json"
+ENDINGS = (*folders.ENDINGS, ".spectra")
 START = 4096
 MAX_DIGITS = 15  # a longer number is no step
 POSITION = "position"
@@ -95,7 +96,7 @@ def find(folder: Path) -> tuple[list[Found], str, list[LeftOut]]:
             "E_NO_CHECKPOINTS",
             str(folder),
             "holds no checkpoints",
-            f"expected folders, saved reports, or files of {', '.join(folders.ENDINGS)}",
+            f"expected folders, saved reports, or files of {', '.join(ENDINGS)}",
         )
     found, unit, again = _in_order(candidates)
     return found, unit, [*skipped, *again]
@@ -116,7 +117,7 @@ def _why_not(path: Path, indexes: set[str]) -> str:
     if shard:
         index = f"{shard['stem']}{path.suffix}{folders.INDEX_ENDING}"
         return f"a shard of {index}" if index in indexes else "a shard; give its folder"
-    if name.endswith(folders.ENDINGS):
+    if name.endswith(ENDINGS):
         return ""
     return "" if _is_model_report(path) else "no weight file"
 
@@ -127,7 +128,7 @@ def _looks_like_one(folder: Path) -> bool:
         names = [path.name for path in folder.iterdir()]
     except OSError:
         return True  # its analysis says what is wrong
-    weights = any(name.endswith((*folders.ENDINGS, ".distcp")) for name in names)
+    weights = any(name.endswith((*ENDINGS, ".distcp")) for name in names)
     counts = folder.name.isdecimal() or any(
         _likelihood(word) for word, _ in numbers_in(folder.name)
     )
@@ -173,8 +174,8 @@ def _in_order(paths: Sequence[Path]) -> tuple[list[Found], str, list[LeftOut]]:
 def _preference(path: Path) -> int:
     """Order what one step may be stored in: folders, formats best first, saved reports last."""
     if path.suffix == REPORT and not path.name.endswith(folders.INDEX_ENDING):
-        return len(folders.CHOICES) + 1
-    kinds = [i for i, endings in enumerate(folders.CHOICES) if path.name.endswith(endings)]
+        return len(ENDINGS) + 1
+    kinds = [i for i, ending in enumerate(ENDINGS) if path.name.endswith(ending)]
     return kinds[0] + 1 if kinds else 0
 
 
@@ -187,7 +188,7 @@ def stem_of(path: Path) -> str:
     ('RFB-Epoch-20-Loss-3.70', 'step1.5')
     """
     name = path.name
-    for ending in (folders.INDEX_ENDING, REPORT, *folders.ENDINGS):
+    for ending in (folders.INDEX_ENDING, REPORT, *ENDINGS):
         name = name.removesuffix(ending)
     return name or path.name
 
