@@ -72,9 +72,10 @@ def change_lines(history: History) -> Iterator[str]:
         return
     found = sorted((c for c in history.change_points if c.found), key=lambda c: c.step)
     for change in found:
+        before, after = (_rate(r, history.unit) for r in (change.rate_before, change.rate_after))
         yield (
-            f"Change: {_watched(change)} {_rate(change.rate_before)} until {history.unit}"
-            f" {change.step}, then {_rate(change.rate_after)} (p {_p(change.p_adjusted)})."
+            f"Change: {_watched(change)} {before} until {history.unit} {change.step}, then {after}"
+            f" (p {_p(change.p_adjusted)})."
         )
     if not found:
         least = min(history.change_points, key=lambda change: change.p_adjusted)
@@ -142,17 +143,18 @@ def _watched(change: ChangePoint) -> str:
     return WORDS.get(change.metric, change.metric) + (f" of {change.role}" if change.role else "")
 
 
-def _rate(rate: float) -> str:
+def _rate(rate: float, unit: str) -> str:
     """Say a rate in words.
 
     Examples
     --------
-    >>> _rate(-0.0123), _rate(0.0)
-    ('falls by 0.0123 a step', 'rests')
+    >>> _rate(-0.0123, "epoch"), _rate(0.0, "step")
+    ('falls by 0.0123 an epoch', 'rests')
     """
     if rate == 0:
         return "rests"
-    return f"{'falls' if rate < 0 else 'rises'} by {abs(rate):.3g} a step"
+    each = "an epoch" if unit == "epoch" else f"a {'checkpoint' if unit == POSITION else unit}"
+    return f"{'falls' if rate < 0 else 'rises'} by {abs(rate):.3g} {each}"
 
 
 def _shown(points: Sequence[HistoryPoint], rows: int) -> Sequence[HistoryPoint]:

@@ -61,7 +61,7 @@ def history_of(
     seed : int, default: 0
         Of the resampling of layers and the permutations.
     """
-    steps, others = _of_one_kind(given, unit)
+    steps, others = _of_one_kind(given)
     reports = [item.report for item in steps]
     places = [s.step for s in steps]
     compared = _compared(reports)
@@ -82,7 +82,7 @@ def history_of(
     )
 
 
-def _of_one_kind(given: Sequence[Step], unit: str) -> tuple[list[Step], list[LeftOut]]:
+def _of_one_kind(given: Sequence[Step]) -> tuple[list[Step], list[LeftOut]]:
     """Keep the largest group of equal architecture and rules, and say how the others differ."""
     groups: dict[object, list[Step]] = {}
     for item in given:
@@ -97,9 +97,7 @@ def _of_one_kind(given: Sequence[Step], unit: str) -> tuple[list[Step], list[Lef
                 what = f"its {rule} is {_said(item.report, rule)}, not {_said(first, rule)}"
             else:
                 what = f"another architecture: {_difference(item.report, first)}"
-            others.append(
-                LeftOut(item.name, f"{what}, as in the {len(kept)} from {unit} {kept[0].step}")
-            )
+            others.append(LeftOut(item.name, f"{what} as in {kept[0].name}"))
     return kept, others
 
 

@@ -120,6 +120,21 @@ def test_exit_codes_and_one_line_errors(sinking, tmp_path):
     assert run(tmp_path / "absent").exit_code == 3
 
 
+def test_a_fall_that_comes_to_rest_is_a_change_at_its_step(tmp_path):
+    rng = np.random.default_rng(8)
+    for i, alpha in enumerate([4.4, 4.1, 3.8, 3.5, 3.2, 2.9] + 7 * [2.6]):
+        alphas = alpha + 0.02 * rng.normal(size=6)
+        save_checkpoint(tmp_path / f"epoch{i:02}.safetensors", alphas)
+    result = run(tmp_path, "--json", tmp_path / "h.json", "--replicates", 0)
+    assert "Change: alpha falls by" in result.stdout
+    assert " an epoch until epoch 6" in result.stdout
+    changes = json.loads((tmp_path / "h.json").read_text())["change_points"]
+    (alpha,) = [x for x in changes if (x["metric"], x["role"]) == ("alpha", "")]
+    assert alpha["found"]
+    assert alpha["p_value"] <= alpha["p_adjusted"] <= 0.05
+    assert alpha["rate_before"] == pytest.approx(-0.3, abs=0.05)
+
+
 def test_two_architectures_and_a_damaged_file_in_one_folder(tmp_path):
     for step in (1, 2):
         save_checkpoint(tmp_path / f"step_{step}.safetensors", [3.0] * 6)
