@@ -174,7 +174,9 @@ def test_a_partial_checkpoint_stays_partial(weights, tmp_path):
 
 def test_a_report_without_spectra_cannot_be_kept(weights, tmp_path):
     report = report_of(to_dict(spectra.analyze(weights)), "report.json")
-    with pytest.raises(SelectionError, match="holds no spectra that could be written; analyze the weights again"):
+    with pytest.raises(
+        SelectionError, match="holds no spectra that could be written; analyze the weights again"
+    ):
         report.write(tmp_path / "model.spectra")
     assert not (tmp_path / "model.spectra").exists()
     with pytest.raises(CheckpointError, match="cannot be written"):
