@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from spectra.analysis import Inventory as Inventory
     from spectra.analysis import analyze as analyze
     from spectra.analysis import describe as describe
+    from spectra.comparing import Comparison as Comparison
+    from spectra.comparing import compare as compare
     from spectra.conventions import CONVENTIONS as CONVENTIONS
     from spectra.errors import AnalysisInterrupted as AnalysisInterrupted
     from spectra.errors import SpectraError as SpectraError
@@ -33,6 +35,8 @@ _HOMES = {
     "analyze": "analysis",
     "describe": "analysis",
     "Inventory": "analysis",
+    "Comparison": "comparing",
+    "compare": "comparing",
     "CONVENTIONS": "conventions",
     "AnalysisInterrupted": "errors",
     "SpectraError": "errors",
