@@ -13,6 +13,7 @@ import click
 from spectra import __version__
 from spectra.cli import exits
 from spectra.cli.analyzing import analyze, demo, describe
+from spectra.cli.comparing import compare
 from spectra.cli.ranking import rank
 from spectra.errors import DeviceError, SelectionError, SpectraError
 
@@ -65,5 +66,5 @@ def doctor() -> None:
     sys.exit(0 if checks.run() else 1)
 
 
-for command in (analyze, demo, describe, rank):
+for command in (analyze, compare, demo, describe, rank):
     main.add_command(command)

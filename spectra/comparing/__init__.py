@@ -26,7 +26,7 @@ from spectra.comparing.records import (
 from spectra.comparing.rows import groups_of, layer_change, summarise
 from spectra.comparing.subspaces import TOO_LARGE, directions_of, is_too_large, overlap
 from spectra.errors import CheckpointError, SelectionError
-from spectra.records import LayerReport, ModelReport
+from spectra.records import LayerReport, Matrix, ModelReport
 from spectra.sources import Checkpoint, layouts, open_source
 
 __all__ = [
@@ -170,22 +170,25 @@ def _deltas(
     """Analyze ΔW of the matched layers as a model of its own."""
     if not pairs:
         return {}
-    report = analyze(delta_source(base, other, pairs), progress=progress, **options)
+    source = delta_source(base, other, pairs)
+    report = analyze(source, progress=progress, **options)
     rules = conventions.named(
         str(report.options["convention"]),
         conv="flatten" if report.options["conv"] == "flatten" else "slices",
     )
     rows = {_place(row): row for row in report.layers}
+    stock = describe(source, **{key: options[key] for key in OF_LAYERS if key in options})
+    matrices = {_place(matrix): matrix for matrix in stock.matrices}
     found: dict[str, Delta] = {}
     for pair in pairs:
-        row = rows.get(_place(pair[0]))
-        delta = None if row is None else delta_of(row, pair, rules)
-        if delta is not None:
+        place = _place(pair[0])
+        delta = place in rows and delta_of(rows[place], pair, matrices[place], source, rules)
+        if delta:
             found[pair[0].name] = delta
     return found
 
 
-def _place(layer: LayerReport) -> tuple[str, str]:
+def _place(layer: LayerReport | Matrix) -> tuple[str, str]:
     """Return which tensor a layer is of, and which part of it."""
     return layer.tensor, layer.name.removeprefix(layouts.whole_name(layer.name))
 

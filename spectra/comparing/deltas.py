@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -10,8 +10,10 @@ from spectra import rmt
 from spectra.comparing.matching import Pair
 from spectra.comparing.records import Delta
 from spectra.conventions import Convention
-from spectra.records import LayerReport, SourceInfo, Spectrum, Tensor
-from spectra.sources import Checkpoint
+from spectra.engine import planning
+from spectra.errors import CheckpointError
+from spectra.records import LayerReport, Matrix, SourceInfo, Spectrum, Tensor, Vector
+from spectra.sources import Checkpoint, layouts
 from spectra.sources.base import FLOAT_TYPES, Array
 
 ROUNDING: Mapping[str, float] = {
@@ -87,7 +89,9 @@ def _difference(mine: Tensor, theirs: Tensor | None) -> Tensor:
     )
 
 
-def delta_of(row: LayerReport, pair: Pair, rules: Convention) -> Delta | None:
+def delta_of(
+    row: LayerReport, pair: Pair, matrix: Matrix, source: Checkpoint, rules: Convention
+) -> Delta | None:
     """Turn what ``analyze`` says of ΔW into numbers relative to the base; None where it says nothing.
 
     Parameters
@@ -96,6 +100,10 @@ def delta_of(row: LayerReport, pair: Pair, rules: Convention) -> Delta | None:
         Of ΔW, with its spectrum.
     pair : (LayerReport, LayerReport)
         Base and other, with theirs.
+    matrix : Matrix
+        ΔW in `source`.
+    source : Checkpoint
+        The differences.
     rules : Convention
         By which all three were made.
 
@@ -112,16 +120,15 @@ def delta_of(row: LayerReport, pair: Pair, rules: Convention) -> Delta | None:
     scale = inner / mine if mine else math.nan
     rank, share = _rank(spectrum, before, after, pair)
     moved = change > 0
-    stable = change / float(spectrum.eigenvalues[-1]) if moved else math.nan
-    # Eigenvalues of convolutions carry the convention's factor; energies are those of the weights.
+    # Eigenvalues of convolutions carry the convention's factor; these are the weights' own.
     unit = rules.conv_scale if row.kind.startswith("conv") else 1.0
     return Delta(
         norm=math.sqrt(change / mine) if mine else math.nan,
         spectral_norm=math.sqrt(spectrum.eigenvalues[-1] / before.eigenvalues[-1])
         if mine
         else math.nan,
-        stable_rank=stable,
-        stable_rank_of_noise=stable / _stable_rank_of_noise(spectrum),
+        stable_rank=change / float(spectrum.eigenvalues[-1]) if moved else math.nan,
+        structure=_structure(matrix, source, spectrum.eigenvalues / unit) if moved else math.nan,
         rank=rank,
         rank_share=share,
         cosine=inner / math.sqrt(mine * theirs) if mine and theirs else math.nan,
@@ -135,9 +142,45 @@ def delta_of(row: LayerReport, pair: Pair, rules: Convention) -> Delta | None:
     )
 
 
-def _stable_rank_of_noise(spectrum: Spectrum) -> float:
-    k = spectrum.n_matrices
-    return k * spectrum.N * spectrum.M / rmt.edge(spectrum.N, spectrum.M)
+def _structure(matrix: Matrix, source: Checkpoint, eigenvalues: Vector) -> float:
+    """Hold the off-diagonal part of ΔWᵀΔW against what random signs would make of it.
+
+    If entries d have independent random signs, whatever their sizes, the off-diagonal entries of the
+    Gram matrix of the short side (columns, say) have the expected sum of squares Σ_i r_i² - Σ d⁴,
+    where r_i is the squared norm of row i; what they have is Σλ² - Σ_j c_j². Their ratio is 1 within
+    2 / M for any noise, however unequal its rows and columns, and grows with whatever entries have
+    in common. The idea is that of signflip parallel analysis (arXiv 2012.02985).
+
+    Returns
+    -------
+    float
+        NaN where there is nothing off the diagonal to expect, or the weights cannot be read again.
+    """
+    unit = math.sqrt(float(eigenvalues.sum()))
+    seen = float(np.square(eigenvalues / unit**2).sum())
+    expected = 0.0
+    columns = np.zeros((matrix.n_matrices, matrix.M))
+    try:
+        for index, block in _blocks(matrix, source):
+            squares = np.square(block / unit)
+            columns[index] += squares.sum(axis=0)
+            expected += float(np.square(squares.sum(axis=1)).sum() - np.square(squares).sum())
+    except (CheckpointError, OSError):
+        return math.nan
+    seen -= float(np.square(columns).sum())
+    return seen / expected if expected > 0 else math.nan
+
+
+def _blocks(matrix: Matrix, source: Checkpoint) -> Iterator[tuple[int, Array]]:
+    """Yield slices with the short side in columns, a single large one in blocks of rows."""
+    if planning.can_stream(matrix):
+        step = planning.block_rows(matrix.M)
+        for begin in range(0, matrix.N, step):
+            rows = (begin, min(begin + step, matrix.N))
+            yield 0, layouts.read(matrix, source, rows)[0]
+        return
+    for index, weights in enumerate(layouts.read(matrix, source)):
+        yield index, weights if weights.shape[0] >= weights.shape[1] else weights.T
 
 
 def _rank(spectrum: Spectrum, before: Spectrum, after: Spectrum, pair: Pair) -> tuple[int, float]:

@@ -11,8 +11,9 @@ import numpy as np
 
 from spectra.comparing.records import Change, Delta, LayerChange, Overlap
 from spectra.naming import ROLES
+from spectra.records import LayerReport
 
-UNRELATED = 0.1
+UNRELATED = 0.15
 """Cosine and overlap (0 random, 1 the same) up to which two matrices have nothing in common."""
 ALONG = 0.99
 """Share of ‖ΔW‖² along W from which the change is a factor."""
@@ -22,8 +23,8 @@ HELD = 0.9
 """Share of ‖ΔW‖² that those directions hold."""
 SMALL = 0.25
 """Largest ‖ΔW‖ / ‖W‖ of noise that leaves a model usable."""
-FLAT = 0.5
-"""Stable rank, over that of noise, from which ΔW has no direction of its own."""
+ASIDE = 0.01
+"""Largest share of noise that lies along W; training shrinks or grows it."""
 KEPT = 0.8
 """Overlap (0 random, 1 the same) from which leading directions count as kept."""
 MOST = 0.9
@@ -31,32 +32,43 @@ MOST = 0.9
 NAMED = 3
 
 
-def change_of(delta: Delta | None, overlap: Overlap | None, n_eigenvalues: int) -> Change:
+def change_of(delta: Delta | None, overlap: Overlap | None, base: LayerReport) -> Change:
     """Say what kind of change a layer went through; the first rule that is met decides.
 
     Parameters
     ----------
     delta : Delta or None
     overlap : Overlap or None
-    n_eigenvalues : int
-        Of the layer.
+    base : LayerReport
     """
     if delta is None or math.isnan(delta.norm):
         return Change.UNKNOWN
     if delta.squared_norm == 0:
         return Change.IDENTICAL
-    alike = max(abs(delta.cosine), -1.0 if overlap is None else overlap.excess)
-    if alike <= UNRELATED:
+    if max(abs(delta.cosine), -1.0 if overlap is None else overlap.excess) <= UNRELATED:
         return Change.UNRELATED
     if delta.along_base >= ALONG:
         return Change.RESCALED
-    if 0 < delta.rank <= LOW_RANK * n_eigenvalues and delta.rank_share >= HELD:
+    if 0 < delta.rank <= LOW_RANK * base.n_eigenvalues and delta.rank_share >= HELD:
         return Change.LOW_RANK
     kept = overlap is None or overlap.excess >= KEPT
-    flat = delta.random_like or delta.rank == 0 or delta.stable_rank_of_noise >= FLAT
-    if delta.norm <= SMALL and flat and kept:
+    small = delta.norm <= SMALL and delta.along_base <= ASIDE
+    if small and kept and (delta.rank == 0 or delta.structure <= most_structure_of_noise(base)):
         return Change.NOISE_LIKE
     return Change.FINE_TUNED
+
+
+def most_structure_of_noise(layer: LayerReport) -> float:
+    """Return how much ``structure`` noise of a layer's shape shows at most: four deviations of 2/M.
+
+    Examples
+    --------
+    >>> import numpy as np, spectra
+    >>> layer = spectra.analyze({"w": np.random.default_rng(0).standard_normal((400, 400))}).layers[0]
+    >>> most_structure_of_noise(layer)
+    1.03
+    """
+    return 1.01 + 8.0 / (layer.M * math.sqrt(layer.n_matrices))
 
 
 def judge(layers: Sequence[LayerChange]) -> tuple[Change, str]:
@@ -74,7 +86,7 @@ def judge(layers: Sequence[LayerChange]) -> tuple[Change, str]:
     rest = f" {n - m} layers are identical." if n > m else ""
     sizes = [layer.delta.norm for layer in changed if layer.delta]
     size = f"by {np.median(sizes):.2g} of their norm (median)"
-    if most is Change.UNRELATED and count >= MOST * m:
+    if most is Change.UNRELATED and count > m / 2:
         text = "Another training run: nothing tells the weights of"
         return most, f"{text} {of} from those of a separate run.{rest}"
     if most is Change.RESCALED and count >= MOST * m:
@@ -87,8 +99,9 @@ def judge(layers: Sequence[LayerChange]) -> tuple[Change, str]:
         text = f"Low rank, as a merged LoRA: {of} differ by {_span(ranks)} directions ({roles})."
         return most, text + rest
     if most is Change.NOISE_LIKE and count >= MOST * m and m > n / 2:
-        text = f"Rounded or quantised: {of} differ by what looks like noise, {size}; what they"
-        return most, f"{text} compute is kept.{rest}"
+        kept = "; leading directions are kept" if any(layer.overlap for layer in changed) else ""
+        text = f"Rounded or quantised: {of} differ by what looks like noise, {size}{kept}."
+        return most, text + rest
     if m <= n / 2:
         names = ", ".join(layer.name for layer in changed[:NAMED])
         more = f" and {m - NAMED} more" if m > NAMED else ""

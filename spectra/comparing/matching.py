@@ -1,6 +1,5 @@
 """Which layer of one model is which of the other: by name, whatever wrappers put before it."""
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 

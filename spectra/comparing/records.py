@@ -46,8 +46,9 @@ class Delta:
         ‖ΔW‖_2 / ‖W_base‖_2.
     stable_rank : float
         ‖ΔW‖²_F / ‖ΔW‖²_2, over the pooled slices.
-    stable_rank_of_noise : float
-        Stable rank over that of Gaussian noise of the same shape; near 1 for noise.
+    structure : float
+        Squares off the diagonal of ΔWᵀΔW, over what entries of the same sizes and random signs
+        show: 1 for noise, however unequal its rows and columns; more for anything else.
     rank : int
         Singular values of ΔW that rounding of both matrices to their stored types cannot explain.
     rank_share : float
@@ -67,13 +68,13 @@ class Delta:
     base_squared_norm : float
         ‖W_base‖²_F, in squared weights.
     report : LayerReport
-        Everything ``analyze`` says of ΔW as a matrix; its alpha means nothing for a low-rank ΔW.
+        Everything ``analyze`` says of ΔW as a matrix.
     """
 
     norm: float
     spectral_norm: float
     stable_rank: float
-    stable_rank_of_noise: float
+    structure: float
     rank: int
     rank_share: float
     cosine: float
@@ -84,6 +85,14 @@ class Delta:
     squared_norm: float
     base_squared_norm: float
     report: LayerReport = field(repr=False, compare=False)
+
+    def of_tail(self, metric: str) -> Value:
+        """Return alpha of ΔW, or its interval; NaN where ΔW is hardly more than its few directions.
+
+        What lies below those is rounding, whose exponent is no one's.
+        """
+        whole = self.rank >= self.report.n_eigenvalues / 2
+        return self.report.metrics.get(metric, math.nan) if whole else math.nan
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,10 +112,10 @@ class Overlap:
 
     @property
     def excess(self) -> float:
-        """The larger of both overlaps, between random (0) and the same subspace (1)."""
+        """The smaller of both overlaps, between random (0) and the same subspace (1)."""
         left = (self.left - self.left_random) / (1.0 - self.left_random)
         right = (self.right - self.right_random) / (1.0 - self.right_random)
-        return max(left, right)
+        return min(left, right)
 
 
 @dataclass(frozen=True, slots=True)

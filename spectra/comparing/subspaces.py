@@ -80,7 +80,7 @@ def overlap(
 
 
 def _cosines(one: Float64, two: Float64) -> float:
-    return float(np.square(one.T @ two).sum()) / one.shape[1]
+    return float(np.square(one.T @ two).sum() / one.shape[1])
 
 
 def _leading(weights: npt.NDArray[np.floating], k: int) -> tuple[Float64, Float64] | None:
