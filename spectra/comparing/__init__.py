@@ -210,7 +210,7 @@ def _overlaps(
     found: dict[str, Overlap] = {}
     n_too_large = 0
     for done, (before, after) in enumerate(pairs, start=1):
-        if before.name not in deltas:
+        if before.name not in deltas or deltas[before.name].squared_norm == 0:
             continue
         if is_too_large(before):
             n_too_large += 1

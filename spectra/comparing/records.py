@@ -140,7 +140,7 @@ class LayerChange:
     delta : Delta or None
         None where the weights of both are not at hand.
     overlap : Overlap or None
-        None where it was not computed.
+        None where it was not computed, or the layer is identical.
     base, other : LayerReport
     """
 
