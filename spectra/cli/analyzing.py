@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from spectra.cli import exits, gating
-from spectra.cli.files import check_writable, write
+from spectra.cli.files import check_writable, picture_format, write
 from spectra.cli.options import COMPUTATION, RULES, shared
 from spectra.errors import AnalysisInterrupted
 
 if TYPE_CHECKING:
     from spectra.records import ModelReport
+    from spectra.reports.plots import Format
 
 THOROUGH_REPLICATES = 200
 
@@ -26,6 +27,7 @@ ANALYSIS = (
     "json_file",
     "csv_file",
     "plots",
+    "format",
     "explain",
     "strict",
     "quiet",
@@ -115,6 +117,7 @@ def _run(source: str | Path, **options: Any) -> None:  # noqa: ANN401 - passed o
     rows, quiet, strict = options.pop("rows"), options.pop("quiet"), options.pop("strict")
     words = options.pop("explain")
     files = {key: options.pop(key) for key in ("json_file", "csv_file", "plots")}
+    suffix = picture_format(files["plots"], options.pop("suffix"))
     asked = {key: options.pop(key) for key in gating.OPTIONS}
     if files["json_file"] == "-" == files["csv_file"]:
         raise click.UsageError("--json and --csv cannot both write to standard output")
@@ -135,7 +138,7 @@ def _run(source: str | Path, **options: Any) -> None:  # noqa: ANN401 - passed o
                 )
         except AnalysisInterrupted as stop:
             report, interrupted = stop.report, True
-        _deliver(report, rows=rows, quiet=quiet, words=words, **files)
+        _deliver(report, rows=rows, quiet=quiet, words=words, suffix=suffix, **files)
         outcomes = gating.judge(gate, report, quiet=quiet, err=err)
     code = gating.conclude(gate, report, outcomes, err=err)
     if interrupted:
@@ -166,6 +169,7 @@ def _deliver(
     json_file: str | None,
     csv_file: str | None,
     plots: Path | None,
+    suffix: "Format",
 ) -> None:
     from rich.console import Console
 
@@ -186,9 +190,9 @@ def _deliver(
         from spectra.cli.progress import progress_bar
         from spectra.reports.plots import save_plots
 
-        total = 1 + sum(layer.spectrum is not None for layer in report.layers)
+        total = 2 + sum(layer.spectrum is not None for layer in report.layers)
         with progress_bar(quiet=quiet) as progress:
-            for done, path in enumerate(save_plots(report, plots), start=1):
+            for done, path in enumerate(save_plots(report, plots, suffix=suffix), start=1):
                 if progress:
                     progress(done, total, path.name)
         if not quiet:

@@ -2,10 +2,14 @@
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import click
 
 from spectra.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from spectra.reports.plots import Format
 
 
 def check_writable(file: str | Path | None) -> None:
@@ -18,6 +22,13 @@ def check_writable(file: str | Path | None) -> None:
         raise CheckpointError(
             "E_WRITE", str(place), "its folder is not there or not writable", "choose another place"
         )
+
+
+def picture_format(plots: Path | None, suffix: str | None) -> "Format":
+    """Return the format of pictures; one that no picture takes is a slip, told as such."""
+    if suffix is not None and plots is None:
+        raise click.UsageError("--format is that of --plots, which is not given")
+    return cast("Format", suffix or "png")
 
 
 def write(file: str, text: str) -> None:

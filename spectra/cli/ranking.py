@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from spectra.cli import exits
-from spectra.cli.files import check_writable, write
+from spectra.cli.files import check_writable, picture_format, write
 from spectra.cli.options import COMPUTATION, RULES, shared
 
 if TYPE_CHECKING:
     from spectra.ranking import Ranking
+    from spectra.reports.plots import Format
 
 EXAMPLES = """\b
 Examples:
@@ -51,6 +52,7 @@ Examples:
     type=click.Path(file_okay=False, path_type=Path),
     help="Write a picture of the ranking, and of the metric against the scores.",
 )
+@shared("format")
 @click.option("--strict", is_flag=True, help="Exit with 4 if a model could not be ranked.")
 @click.option("--quiet", is_flag=True, help="No table and no progress.")
 def rank(sources: tuple[str, ...], **options: Any) -> None:  # noqa: ANN401 - click's values
@@ -75,6 +77,7 @@ def rank(sources: tuple[str, ...], **options: Any) -> None:  # noqa: ANN401 - cl
         raise click.UsageError("--json and --csv cannot both write to standard output")
     for file in files.values():
         check_writable(file)
+    suffix = picture_format(files["plots"], options.pop("suffix"))
     direction = options.pop("scores_are")
     with progress_bar(quiet=quiet) as progress:
         result = ranking.rank(
@@ -83,7 +86,7 @@ def rank(sources: tuple[str, ...], **options: Any) -> None:  # noqa: ANN401 - cl
             progress=progress,
             **options,
         )
-    _deliver(result, quiet=quiet, **files)
+    _deliver(result, quiet=quiet, suffix=suffix, **files)
     if strict and result.left_out:
         sys.exit(exits.LAYERS)
 
@@ -95,6 +98,7 @@ def _deliver(
     json_file: str | None,
     csv_file: str | None,
     plots: Path | None,
+    suffix: "Format",
 ) -> None:
     from rich.console import Console
 
@@ -107,7 +111,7 @@ def _deliver(
     if plots:
         from spectra.reports.plots import save_ranking_plots
 
-        for path in save_ranking_plots(result, plots):
+        for path in save_ranking_plots(result, plots, suffix=suffix):
             if not quiet:
                 click.echo(str(path), err=True)
     if not quiet:
