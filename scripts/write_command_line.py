@@ -18,15 +18,16 @@ What each command says with `--help` (this page is made of it by `scripts/write_
 
 
 def help_of(*names: str) -> str:
-    result = CliRunner(env={"COLUMNS": "92"}).invoke(spectra, [*names, "--help"], prog_name="spectra")
+    result = CliRunner(env={"COLUMNS": "92"}).invoke(
+        spectra, [*names, "--help"], prog_name="spectra"
+    )
     return re.sub(r"[ \t]+$", "", result.output, flags=re.MULTILINE).strip()
 
 
 def page() -> str:
-    parts = [HEAD, f"## spectra\n\n```text\n{help_of()}\n```\n"]
-    for name in spectra.list_commands(click.Context(spectra)):
-        parts.append(f"## spectra {name}\n\n```text\n{help_of(name)}\n```\n")
-    return "\n".join(parts)
+    commands = [(), *((name,) for name in spectra.list_commands(click.Context(spectra)))]
+    parts = (f"## {' '.join(('spectra', *c))}\n\n```text\n{help_of(*c)}\n```\n" for c in commands)
+    return "\n".join([HEAD, *parts])
 
 
 if __name__ == "__main__":

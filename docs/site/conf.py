@@ -11,10 +11,16 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 project = "spectra"
-copyright = "spectra contributors"  # noqa: A001 - Sphinx's name
+copyright = "spectra contributors"
 extensions = ["myst_parser", "notebook_pages"]
 root_doc = "docs/README"
-include_patterns = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "docs/**.md", "notebooks/*.ipynb"]
+include_patterns = [
+    "README.md",
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "docs/**.md",
+    "notebooks/*.ipynb",
+]
 exclude_patterns = [".*", "site", "docs/site", "tests", "spectra", "benchmarks", "build", "dist"]
 myst_heading_anchors = 4
 myst_enable_extensions: list[str] = []
