@@ -5,7 +5,8 @@
 
 Ten perceptrons and ten convolutional networks are trained on MNIST from ten seeds each (initial weights
 and order of the data), and ten more of each are left as they were drawn. Of every pair the probability
-that one is better is taken from ``spectra.rank``. No pair differs by anything but chance, so of the 45
+that one is better is taken from ``spectra.rank``, and of all how much further they lie apart than their
+layers say (`spread`, where ``spectra.ranking.statistics.SEEDS`` comes from). No pair differs by anything but chance, so of the 45
 pairs a tenth should lie below 0.05 or above 0.95, and no more.
 """
 
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from train_mlp3 import load
 
 import spectra
+from spectra.ranking import statistics
 
 IMAGES, EPOCHS, BATCH = 20_000, 3, 64
 SEEDS = range(10)
@@ -79,9 +81,25 @@ def measured(models: list[dict[str, Tensor]]) -> dict:
             "layers": ranking.models[0].n_layers,
             "beyond_0.05": float(np.mean((p < 0.05) | (p > 0.95))),
             "beyond_0.01": float(np.mean((p < 0.01) | (p > 0.99))),
+            "spread": spread(reports, metric),
             "values": sorted(round(model.value, 4) for model in ranking.models),
         }
     return result
+
+
+def spread(reports: list, metric: str) -> float:
+    """How far models lie apart, over how far they should by their layers alone."""
+    table = np.array(
+        [[layer[metric] for layer in report.layers if layer.averaged] for report in reports]
+    )
+    drawn = statistics.replicates(table, metric, np.random.default_rng(0), n=20_000)
+    values = statistics.typical(table)
+    if metric == "alpha":
+        drawn, values = np.log(drawn - 1), np.log(values - 1)
+    i, j = np.triu_indices(len(values), 1)
+    quartiles = np.quantile(drawn[:, i] - drawn[:, j], [0.25, 0.75], axis=0)
+    expected = (quartiles[1] - quartiles[0]) / 1.349  # of a normal law; Student's tails left aside
+    return float(np.sqrt(np.mean((values[i] - values[j]) ** 2 / expected**2)))
 
 
 def main() -> None:

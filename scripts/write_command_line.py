@@ -1,6 +1,7 @@
 """Write docs/command-line.md from the commands' own help: python scripts/write_command_line.py."""
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -24,9 +25,18 @@ def help_of(*names: str) -> str:
     return re.sub(r"[ \t]+$", "", result.output, flags=re.MULTILINE).strip()
 
 
+def commands(command: click.Command, names: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    yield names
+    if isinstance(command, click.Group):
+        for name in command.list_commands(click.Context(command)):
+            yield from commands(command.commands[name], (*names, name))
+
+
 def page() -> str:
-    commands = [(), *((name,) for name in spectra.list_commands(click.Context(spectra)))]
-    parts = (f"## {' '.join(('spectra', *c))}\n\n```text\n{help_of(*c)}\n```\n" for c in commands)
+    parts = (
+        f"## {' '.join(('spectra', *names))}\n\n```text\n{help_of(*names)}\n```\n"
+        for names in commands(spectra)
+    )
     return "\n".join([HEAD, *parts])
 
 

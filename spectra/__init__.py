@@ -12,12 +12,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from spectra.analysis import Inventory as Inventory
     from spectra.analysis import analyze as analyze
-    from spectra.analysis import describe as describe
     from spectra.conventions import CONVENTIONS as CONVENTIONS
     from spectra.errors import AnalysisInterrupted as AnalysisInterrupted
     from spectra.errors import SpectraError as SpectraError
+    from spectra.inventory import Inventory as Inventory
+    from spectra.inventory import describe as describe
     from spectra.metrics import METRICS as METRICS
     from spectra.metrics import Metric as Metric
     from spectra.ranking import Ranking as Ranking
@@ -26,13 +26,14 @@ if TYPE_CHECKING:
     from spectra.records import ModelReport as ModelReport
     from spectra.records import Status as Status
     from spectra.reports import explain as explain
+    from spectra.store import Store as Store
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "analyze": "analysis",
-    "describe": "analysis",
-    "Inventory": "analysis",
+    "describe": "inventory",
+    "Inventory": "inventory",
     "CONVENTIONS": "conventions",
     "AnalysisInterrupted": "errors",
     "SpectraError": "errors",
@@ -44,6 +45,7 @@ _HOMES = {
     "ModelReport": "records",
     "Status": "records",
     "explain": "reports",
+    "Store": "store",
 }
 __all__ = ["__version__", *_HOMES]
 

@@ -1,7 +1,7 @@
 """analyze(): from a source of weights to the report of a model."""
 
 import dataclasses
-import fnmatch
+import functools
 import logging
 import math
 import platform
@@ -11,16 +11,16 @@ import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 import spectra
-from spectra import conventions, engine, tails, verdicts
+from spectra import conventions, engine, spectra_files, tails, verdicts
 from spectra import evidence as evidence_for
 from spectra.conventions import Convention
-from spectra.errors import AnalysisInterrupted, SelectionError, unknown_name
+from spectra.errors import AnalysisInterrupted, unknown_name
+from spectra.inventory import as_tuple, coverage_of, take_stock
 from spectra.metrics import METRICS, Metric, evaluate
 from spectra.records import (
     STATUS_TEXT,
@@ -29,13 +29,13 @@ from spectra.records import (
     Matrix,
     ModelReport,
     Skipped,
-    SourceInfo,
     Spectrum,
     Status,
     Value,
     Verdict,
 )
-from spectra.sources import Checkpoint, layouts, open_source
+from spectra.sources import layouts, open_source
+from spectra.store import Store
 
 REPLICATES = 20
 """Enough for a spread known to a sixth, which Student's t allows for; 200 make it steady."""
@@ -48,61 +48,10 @@ COUNTED = (
     Verdict.NOT_JUDGED,
 )
 NOT_AVERAGED = ("embedding", "head")
-NOT_SELECTED = "left out by the choice of layers"
 
 Progress = Callable[[float, float, str], None]
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Inventory:
-    """What an analysis would do: the matrices it would take, and what it skips and why."""
-
-    source: SourceInfo
-    matrices: tuple[Matrix, ...]
-    skipped: tuple[Skipped, ...]
-
-    @property
-    def coverage(self) -> dict[str, int]:
-        """How many tensors of the source would be analysed, and how many skipped."""
-        return coverage_of(self.matrices, (), self.skipped)
-
-    @property
-    def operations(self) -> float:
-        """Predicted floating-point operations of all decompositions."""
-        return sum(engine.operations(matrix) for matrix in self.matrices)
-
-    def plan(self, *, device: str = "cpu", precision: engine.Precision = "double") -> engine.Plan:
-        """How the decompositions would run on this machine: routes, seconds and bytes predicted."""
-        machine = engine.this_machine(device)
-        return engine.make_plan(self.matrices, machine=machine, precision=precision)
-
-
-def describe(
-    source: Any,  # noqa: ANN401 - whatever open_source takes
-    *,
-    convention: str = "htsr",
-    layers: str | Sequence[str] = (),
-    exclude: str | Sequence[str] = (),
-    conv: conventions.Conv = "slices",
-    base: Any = None,  # noqa: ANN401
-    allow_partial: bool = False,
-) -> Inventory:
-    """Say what an analysis would take and what it would skip, from headers alone.
-
-    Parameters
-    ----------
-    source, convention, layers, exclude, conv, base, allow_partial
-        As for `analyze`.
-
-    Returns
-    -------
-    Inventory
-    """
-    rules = conventions.named(convention, conv=conv)
-    opened = open_source(source, base=base, allow_partial=allow_partial)
-    return _take_stock(opened, rules, _as_tuple(layers), _as_tuple(exclude))
 
 
 def analyze(
@@ -121,6 +70,7 @@ def analyze(
     replicates: int = REPLICATES,
     metrics: Mapping[str, Metric] | None = None,
     evidence: bool = False,
+    store: Store | None = None,
     progress: Progress | None = None,
 ) -> ModelReport:
     """Diagnose a trained network from its weights, layer by layer.
@@ -128,7 +78,8 @@ def analyze(
     Parameters
     ----------
     source : path, torch.nn.Module or Mapping
-        A checkpoint file or folder, a live module, a state dict, or a dict of arrays.
+        A checkpoint file or folder, a live module, a state dict, a dict of arrays, or a file of
+        spectra that an earlier analysis kept.
     convention : str, default: "htsr"
         ``htsr`` or ``weightwatcher-0.7.7``; see ``spectra.conventions``.
     estimator : str, default: "csn"
@@ -156,6 +107,9 @@ def analyze(
     evidence : bool, default: False
         Also gather what says how far to trust each layer: nulls of the same shape, correlation
         traps, goodness of fit, other families (``spectra.evidence.COLUMNS``). Several times slower.
+    store : Store, optional
+        Where spectra are kept: what was decomposed before, in any checkpoint, is not decomposed
+        again. ``spectra.Store()`` is that of the commands; none when left out.
     progress : callable, optional
         Called as ``progress(done, total, name)`` after each layer, in predicted seconds.
 
@@ -183,14 +137,18 @@ def analyze(
     started = time.perf_counter()
     rules = conventions.named(convention, conv=conv)
     metrics = METRICS if metrics is None else metrics
-    layers, exclude = _as_tuple(layers), _as_tuple(exclude)
+    layers, exclude = as_tuple(layers), as_tuple(exclude)
     if estimator not in tails.ESTIMATORS:
         raise unknown_name(estimator, "estimator", tuple(tails.ESTIMATORS))
     if precision not in engine.PRECISIONS:
         raise unknown_name(precision, "precision", engine.PRECISIONS)
     device = engine.resolve_device(device)
     opened = open_source(source, base=base, allow_partial=allow_partial)
-    stock = _take_stock(opened, rules, layers, exclude)
+    stock = take_stock(opened, rules, layers, exclude)
+    kept = stock.kept
+    if kept is not None:
+        spectra_files.check_options(kept, precision, evidence=evidence)
+        layers, exclude = layers or kept.layers, (*kept.exclude, *exclude)
 
     opened.expect(sorted({matrix.tensor for matrix in stock.matrices}))
 
@@ -205,21 +163,32 @@ def analyze(
         )
         if not evidence:
             return row
-        return with_evidence(row, matrix, rules, read, rng, seed=seed, device=device)
+        return with_evidence(row, matrix, rules, read, rng, seed=seed, device=device, store=store)
 
     finished: dict[int, LayerReport] = {}
     costs = [engine.seconds(matrix, precision) for matrix in stock.matrices]
     done, total = 0.0, sum(costs)
     with _interruptible() as stop:
         try:
-            for position, outcome in _outcomes(
-                stock.matrices, read, device, precision, rules.rank_tolerance, stop
-            ):
+            decompose = functools.partial(
+                engine.decompose,
+                read=read,
+                resolution=rules.rank_tolerance,
+                stop=stop,
+                store=store,
+                far=opened.is_far,
+            )
+            outcomes = (
+                _outcomes(stock.matrices, decompose, device, precision)
+                if kept is None
+                else enumerate(kept.outcomes)
+            )
+            for position, outcome in outcomes:
                 finished[position] = row = row_of(stock.matrices[position], outcome)
                 done += costs[position]
                 if progress:
                     progress(done, total, row.name)
-                if evidence and stop.is_set():
+                if stop.is_set() and (evidence or kept is not None):
                     break  # the spectra may all be there; what takes time is what follows
         except KeyboardInterrupt:
             stop.set()
@@ -248,16 +217,24 @@ def analyze(
         skipped=stock.skipped,
         run={
             "device": device,
+            **_origins(() if kept else rows),
             "seconds": round(time.perf_counter() - started, 3),
             "spectra": spectra.__version__,
             "numpy": np.__version__,
             "python": platform.python_version(),
         },
-        complete=not interrupted and not stock.source.partial,
+        complete=not stock.source.partial
+        and not any(row.status is Status.NOT_REACHED for row in rows),
     )
     if interrupted:
         raise AnalysisInterrupted(report)
     return report
+
+
+def _origins(rows: Sequence[LayerReport]) -> dict[str, int]:
+    """Count the layers that were decomposed in this run, and those whose spectra were kept before."""
+    stored = [row.spectrum.stored for row in rows if row.spectrum is not None]
+    return {"decompositions": stored.count(False), "from_store": stored.count(True)}
 
 
 @contextmanager
@@ -284,11 +261,9 @@ def _interruptible() -> Iterator[threading.Event]:
 
 def _outcomes(
     matrices: Sequence[Matrix],
-    read: engine.Read,
+    decompose: Callable[[engine.Plan], Iterator[tuple[int, engine.Outcome]]],
     device: str,
     precision: engine.Precision,
-    resolution: float,
-    stop: threading.Event,
 ) -> Iterator[tuple[int, engine.Outcome]]:
     reasons = [layouts.why_unreadable(matrix) for matrix in matrices]
     for i, reason in enumerate(reasons):
@@ -298,7 +273,7 @@ def _outcomes(
     plan = engine.make_plan(
         [matrices[i] for i in readable], machine=engine.this_machine(device), precision=precision
     )
-    for position, outcome in engine.decompose(plan, read, resolution=resolution, stop=stop):
+    for position, outcome in decompose(plan):
         yield readable[position], outcome
 
 
@@ -369,13 +344,14 @@ def with_evidence(
     *,
     seed: int,
     device: str,
+    store: Store | None = None,
 ) -> LayerReport:
     """Add the columns of ``evidence.COLUMNS`` to a row, and the findings they support."""
     if row.status is not Status.OK or row.spectrum is None or row.fit is None:
         nothing = dict.fromkeys(evidence_for.COLUMNS, math.nan)
         return dataclasses.replace(row, metrics={**row.metrics, **nothing})
     found = evidence_for.gather(
-        matrix, row.spectrum, row.fit, read, rules, rng, seed=seed, device=device
+        matrix, row.spectrum, row.fit, read, rules, rng, seed=seed, device=device, store=store
     )
     checks = {
         Finding.NOT_POWER_LAW: found["gof_p"] < verdicts.RULED_OUT,
@@ -416,67 +392,3 @@ def summarise(
         if metric.in_summary
     }
     return counts | means
-
-
-def coverage_of(
-    matrices: Sequence[Matrix], rows: Sequence[LayerReport], skipped: Sequence[Skipped]
-) -> dict[str, int]:
-    """Count the tensors of a source: those analysed, those none of whose matrices could be, the rest.
-
-    Parameters
-    ----------
-    matrices : sequence of Matrix
-        Those taken.
-    rows : sequence of LayerReport
-        What became of them; before an analysis all count as analysed.
-    skipped : sequence of Skipped
-    """
-    taken = {matrix.tensor for matrix in matrices}
-    good = {row.tensor for row in rows if row.status is Status.OK} if rows else taken
-    left = sum(item.count for item in skipped)
-    counts = {"analysed": len(good), "failed": len(taken - good), "skipped": left}
-    return {"tensors": sum(counts.values()), **counts}
-
-
-def _take_stock(
-    source: Checkpoint, rules: Convention, layers: Sequence[str], exclude: Sequence[str]
-) -> Inventory:
-    matrices, skipped = layouts.matrices_of(source.tensors, rules, config=source.config)
-    for pattern in (*layers, *exclude):
-        if not any(_matches(matrix, [pattern]) for matrix in matrices):
-            raise SelectionError(
-                "E_NO_MATCH",
-                pattern,
-                f"matches none of the {len(matrices)} layers",
-                f"names look like {', '.join(matrix.name for matrix in matrices[:2])}",
-            )
-    chosen = [
-        matrix
-        for matrix in matrices
-        if (not layers or _matches(matrix, layers)) and not _matches(matrix, exclude)
-    ]
-    names = {matrix.name for matrix in chosen}
-    counted = {matrix.tensor for matrix in chosen}
-    left_out = []
-    for matrix in matrices:
-        if matrix.name not in names:
-            # of a tensor in parts, the first part left out stands for it, unless others are taken
-            count = 0 if matrix.tensor in counted else 1
-            left_out.append(Skipped(matrix.name, matrix.shape, NOT_SELECTED, count))
-            counted.add(matrix.tensor)
-    return Inventory(source.info, tuple(chosen), (*skipped, *left_out, *source.ignored))
-
-
-def _matches(matrix: Matrix, patterns: Sequence[str]) -> bool:
-    names = (matrix.name, *matrix.aliases)
-    wholes = [layouts.whole_name(name) for name in names]  # 'c_attn' means its q, k and v
-    forms = (*names, *wholes, *(whole.removesuffix(".weight") for whole in wholes))
-    return any(
-        form == pattern or fnmatch.fnmatchcase(form, pattern)  # names may hold brackets
-        for form in forms
-        for pattern in patterns
-    )
-
-
-def _as_tuple(patterns: str | Sequence[str]) -> tuple[str, ...]:
-    return (patterns,) if isinstance(patterns, str) else tuple(patterns)

@@ -120,7 +120,7 @@ def apply(spectrum: Spectrum, kind: Kind, convention: Convention) -> Spectrum:
     λ > eps² ‖W‖²_F. That is relative, so nothing but log-scale quantities changes with W -> cW.
     """
     scale = convention.conv_scale if kind.startswith("conv") else 1.0
-    eigenvalues = spectrum.eigenvalues * scale
+    eigenvalues = spectrum.eigenvalues if scale == 1.0 else spectrum.eigenvalues * scale
     squared_norm = spectrum.squared_norm * scale
     error = spectrum.error * scale
     if convention.absolute_cutoff is None:
@@ -140,4 +140,5 @@ def apply(spectrum: Spectrum, kind: Kind, convention: Convention) -> Spectrum:
         floor=floor,
         cutoff=cutoff,
         density_fit=convention.peer_layouts,
+        raw=spectrum,
     )

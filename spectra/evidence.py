@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -18,12 +18,16 @@ from spectra.conventions import Convention
 from spectra.errors import CheckpointError
 from spectra.records import Matrix, Spectrum, Status, TailFit, Value, Vector
 
+Solve = Callable[[Vector, Matrix], Spectrum]
+
 N_SHUFFLED = 5
 GOF_SAMPLES = 200
 DECIDED = 2.0  # standard deviations of a log-likelihood ratio
 FARMS_SIDE = 128
 FARMS_BLOCKS = 64
 N_NOISE = 25
+NOISE = 1
+"""Raised with every change of how noise is drawn: what was stored of it is then not found."""
 WINSOR = 5.0
 """Entries are clipped at this many standard deviations to see whether a few huge ones make a trap."""
 
@@ -67,6 +71,7 @@ def gather(
     *,
     seed: int = 0,
     device: str = "cpu",
+    store: engine.Store | None = None,
 ) -> dict[str, Value]:
     """Gather every column of ``COLUMNS`` for one layer.
 
@@ -86,13 +91,15 @@ def gather(
         Of the null that layers of one shape share.
     device : str
         Where shuffled matrices are decomposed.
+    store : Store, optional
+        Where spectra of shuffled matrices and of noise are kept.
 
     Returns
     -------
     dict of str to float
     """
     kept = spectrum.eigenvalues[spectrum.eigenvalues > spectrum.cutoff]
-    null = null_of_shape(matrix.N, matrix.M, matrix.n_matrices, rules, fit.estimator, seed)
+    null = null_of_shape(matrix.N, matrix.M, matrix.n_matrices, rules, fit.estimator, seed, store)
     searched = fit.estimator in tails.WITH_BAND
     low, high = tails.near_minimal(kept, fit, rules) if searched else (math.nan, math.nan)
     nulls: dict[str, Value] = {
@@ -105,8 +112,9 @@ def gather(
         "alpha_near_low": low,
         "alpha_near_high": high,
     }
+    solve = functools.partial(_decomposed, rules=rules, device=device, store=store)
     try:
-        shuffled = _shuffled(matrix, spectrum, fit.estimator, read, rules, rng, device)
+        shuffled = _shuffled(matrix, spectrum, fit.estimator, read, rules, rng, solve)
     except (ArithmeticError, CheckpointError, OSError, MemoryError):
         shuffled = {}  # not solved, or not read a second time: the layer's own numbers stand
     p = goodness_of_fit(kept, fit, rules, rng, samples=GOF_SAMPLES) if searched else math.nan
@@ -159,17 +167,20 @@ class Null(NamedTuple):
 
 @functools.lru_cache(maxsize=512)
 def null_of_shape(
-    N: int, M: int, n_matrices: int, rules: Convention, estimator: str, seed: int = 0
+    N: int,
+    M: int,
+    n_matrices: int,
+    rules: Convention,
+    estimator: str,
+    seed: int = 0,
+    store: engine.Store | None = None,
 ) -> Null:
     """Return means and standard deviations over Gaussian matrices of one shape.
 
     Drawn once a shape, by the bidiagonal model.
     """
-    rng = np.random.default_rng([seed, N, M, n_matrices])
     rows = []
-    for _ in range(N_NOISE):
-        values = rmt.noise_spectrum(N, M, n_matrices, rng)
-        raw = Spectrum(values, N, M, n_matrices, float(values.sum()), 0.0, "noise")
+    for raw in _noise(N, M, n_matrices, seed, store):
         spectrum = conventions.apply(raw, "linear", rules)
         fit = tails.fit_tail(spectrum, convention=rules, estimator=estimator)
         if fit.status is Status.OK:
@@ -183,16 +194,41 @@ def null_of_shape(
     return Null(float(alpha), float(alpha_sd), float(n_erg), float(delta), float(delta_sd))
 
 
+def _noise(
+    N: int, M: int, n_matrices: int, seed: int, store: engine.Store | None
+) -> list[Spectrum]:
+    """Return the spectra of Gaussian matrices of one shape: kept ones, if all of them are."""
+    if store is None:
+        return _drawn(N, M, n_matrices, seed)
+    keys = [
+        store.key(noise=NOISE, N=N, M=M, n_matrices=n_matrices, seed=seed, draw=draw)
+        for draw in range(N_NOISE)
+    ]
+    kept = [found for found in map(store.get, keys) if found is not None]
+    if len(kept) == N_NOISE:
+        return kept
+    drawn = _drawn(N, M, n_matrices, seed)
+    for key, spectrum in zip(keys, drawn, strict=True):
+        store.put(key, spectrum)
+    return drawn
+
+
+def _drawn(N: int, M: int, n_matrices: int, seed: int) -> list[Spectrum]:
+    rng = np.random.default_rng([seed, N, M, n_matrices])
+    draws = [rmt.noise_spectrum(N, M, n_matrices, rng) for _ in range(N_NOISE)]
+    return [Spectrum(x, N, M, n_matrices, float(x.sum()), 0.0, "noise") for x in draws]
+
+
 def farms(
     stack: engine.Stack,
     matrix: Matrix,
     rules: Convention,
     rng: np.random.Generator,
+    solve: Solve,
     *,
     side: int = FARMS_SIDE,
     most: int = FARMS_BLOCKS,
     estimator: str = "hill_mid",
-    device: str = "cpu",
 ) -> tuple[float, float]:
     """Estimate alpha from square sub-matrices, so that layers of all shapes compare (FARMS).
 
@@ -206,6 +242,8 @@ def farms(
     rules : Convention
     rng : numpy.random.Generator
         Chooses the blocks where there are more than `most`.
+    solve : callable
+        Gives the spectrum of a stack of blocks, by `rules`.
     side : int
         Rows and columns of a block; the shorter side of the matrix where that is less.
     most : int
@@ -233,16 +271,10 @@ def farms(
     piece = dataclasses.replace(
         matrix, N=side, M=side, n_matrices=len(blocks), nbytes=blocks.nbytes
     )
-    pooled = tails.fit_tail(
-        _decomposed(blocks, piece, rules, device), convention=rules, estimator=estimator
-    )
+    pooled = tails.fit_tail(solve(blocks, piece), convention=rules, estimator=estimator)
     single = dataclasses.replace(piece, n_matrices=1)
     fits = [
-        tails.fit_tail(
-            _decomposed(block[np.newaxis], single, rules, device),
-            convention=rules,
-            estimator=estimator,
-        )
+        tails.fit_tail(solve(block[np.newaxis], single), convention=rules, estimator=estimator)
         for block in blocks
     ]
     alphas = [fit.alpha for fit in fits if fit.status is Status.OK]
@@ -328,12 +360,12 @@ def _shuffled(
     read: engine.Read,
     rules: Convention,
     rng: np.random.Generator,
-    device: str,
+    solve: Solve,
 ) -> dict[str, Value]:
     """See what is left when the entries of W are shuffled, and where traps come from."""
     stack = np.asarray(read(matrix), np.float64)
     replicas = [
-        _decomposed(rng.permutation(stack.reshape(-1)).reshape(stack.shape), matrix, rules, device)
+        solve(rng.permutation(stack.reshape(-1)).reshape(stack.shape), matrix)
         for _ in range(N_SHUFFLED)
     ]
     traps = [rmt.find_traps(replica) for replica in replicas]
@@ -342,7 +374,7 @@ def _shuffled(
     distance = _jensen_shannon if rules.peer_layouts else _wasserstein
     distances = [distance(spectrum.eigenvalues, replica.eigenvalues) for replica in replicas]
     n_traps = int(np.median([trap.n_traps for trap in traps]))
-    pooled, spread = farms(stack, matrix, rules, rng, device=device)
+    pooled, spread = farms(stack, matrix, rules, rng, solve)
     found: dict[str, Value] = {
         "alpha_farms": pooled,
         "alpha_farms_sd": spread,
@@ -361,9 +393,9 @@ def _shuffled(
         centred = stack - stack.mean()
         limit = WINSOR * _robust_sd(centred)
         clipped = np.clip(stack, stack.mean() - limit, stack.mean() + limit)
-        whole = _excess(stack, order, matrix, rules, device)
+        whole = _excess(stack, order, matrix, solve)
         for column, without in (("trap_mean_share", centred), ("trap_entries_share", clipped)):
-            left = _excess(without, order, matrix, rules, device)
+            left = _excess(without, order, matrix, solve)
             found[column] = float(np.clip(1 - left / whole, 0, 1)) if whole > 0 else 0.0
     return found
 
@@ -385,12 +417,9 @@ def _jensen_shannon(values: Vector, others: Vector) -> float:
     return math.sqrt(max((divergence(p) + divergence(q)) / 2, 0.0))
 
 
-def _excess(
-    stack: Vector, order: np.ndarray, matrix: Matrix, rules: Convention, device: str
-) -> float:
+def _excess(stack: Vector, order: np.ndarray, matrix: Matrix, solve: Solve) -> float:
     """Return how far the largest eigenvalue of a shuffled matrix stands above the noise edge."""
-    shuffled = stack.reshape(-1)[order].reshape(stack.shape)
-    spectrum = _decomposed(shuffled, matrix, rules, device)
+    spectrum = solve(stack.reshape(-1)[order].reshape(stack.shape), matrix)
     variance = float(np.mean(spectrum.eigenvalues)) / matrix.N
     return float(spectrum.eigenvalues[-1]) - rmt.edge(matrix.N, matrix.M, variance)
 
@@ -400,8 +429,11 @@ def _robust_sd(values: Vector) -> float:
     return 1.4826 * float(np.median(np.abs(values)))
 
 
-def _decomposed(stack: Vector, matrix: Matrix, rules: Convention, device: str) -> Spectrum:
-    outcome = engine.solve(dataclasses.replace(matrix, nbytes=stack.nbytes), stack, device=device)
+def _decomposed(
+    stack: Vector, matrix: Matrix, rules: Convention, device: str, store: engine.Store | None
+) -> Spectrum:
+    piece = dataclasses.replace(matrix, nbytes=stack.nbytes)
+    outcome = engine.solve(piece, stack, device=device, store=store)
     if isinstance(outcome, engine.Failure):
         raise ArithmeticError(f"{matrix.name}, shuffled: {outcome.reason}")  # noqa: TRY004
     return conventions.apply(outcome, matrix.kind, rules)

@@ -208,6 +208,10 @@ class Spectrum:
         Eigenvalues at or below are kept out of the power-law fit.
     density_fit : bool
         Whether the bulk is found by fitting a density, as WeightWatcher does.
+    stored : bool
+        Whether it was read back from a store instead of computed.
+    raw : Spectrum or None
+        What the decomposition gave, before a convention was applied; None if this is it.
     """
 
     eigenvalues: Vector = field(repr=False)
@@ -221,6 +225,8 @@ class Spectrum:
     floor: float = 0.0
     cutoff: float = 0.0
     density_fit: bool = False
+    stored: bool = False
+    raw: "Spectrum | None" = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -348,7 +354,7 @@ class ModelReport:
         return reports.to_text(self)
 
     def write(self, path: str | Path) -> None:
-        """Write the report as ``.json`` or ``.csv``, by the ending of `path`."""
+        """Write the report as ``.json``, ``.csv``, ``.html`` or ``.spectra``, by the ending of `path`."""
         from spectra import reports
 
         reports.write(self, path)

@@ -275,6 +275,35 @@ def _quantiles(M: int, ratio: float) -> Vector:
     return values
 
 
+def marchenko_pastur_density(values: Vector, N: int, M: int, variance: float = 1.0) -> Vector:
+    """Return the Marchenko-Pastur density of WᵀW of N × M noise, without 1/N, at `values`.
+
+    ρ(λ) = √((λ₊ - λ)(λ - λ₋)) / (2π variance M λ) with λ± = variance (√N ± √M)², N >= M.
+
+    Parameters
+    ----------
+    values : ndarray of shape (n,)
+        Positive.
+    N, M : int
+        Sides of the matrix.
+    variance : float
+        Of its entries.
+
+    Returns
+    -------
+    ndarray of shape (n,)
+        Zero outside the two edges; its integral is 1.
+
+    Examples
+    --------
+    >>> marchenko_pastur_density(np.array([100.0, 500.0]), 100, 100).round(5).tolist()
+    [0.00276, 0.0]
+    """
+    low, high = variance * (math.sqrt(N) - math.sqrt(M)) ** 2, edge(N, M, variance)
+    inside = np.maximum((high - values) * (values - low), 0.0)
+    return np.asarray(np.sqrt(inside) / (2 * math.pi * variance * M * values))
+
+
 @functools.lru_cache(maxsize=4)
 def mp_distance(spectrum: Spectrum) -> float:
     """Return the Wasserstein distance of the spectrum from noise of its shape, over its mean.

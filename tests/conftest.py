@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +49,15 @@ def real_weights(name: str) -> Path:
     if not found:
         pytest.skip(f"{name} needs the folder of models; set SPECTRA_TEST_MODELS to it")
     return found[0]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def store_of_the_tests(tmp_path_factory) -> Iterator[Path]:
+    """Spectra that commands keep go to a folder of the tests, in their subprocesses too."""
+    folder = tmp_path_factory.mktemp("spectra-cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SPECTRA_CACHE", str(folder))
+        yield folder
 
 
 @pytest.fixture(scope="session")

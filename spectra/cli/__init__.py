@@ -1,6 +1,6 @@
 """The command line: arguments, progress and exit codes, nothing else.
 
-Exit codes: 0 done, 1 a rule of a gate is met, 2 wrong usage, 3 input unreadable or refused, 4 done
+Exit codes: 0 done, 1 a rule of a gate is met or a check failed, 2 wrong usage, 3 input unreadable or refused, 4 done
 but layers failed and --strict was given or a rule could not be judged, 130 interrupted.
 """
 
@@ -13,6 +13,7 @@ import click
 from spectra import __version__
 from spectra.cli import exits
 from spectra.cli.analyzing import analyze, demo, describe
+from spectra.cli.caching import cache
 from spectra.cli.ranking import rank
 from spectra.errors import DeviceError, SelectionError, SpectraError
 
@@ -65,5 +66,5 @@ def doctor() -> None:
     sys.exit(0 if checks.run() else 1)
 
 
-for command in (analyze, demo, describe, rank):
+for command in (analyze, demo, describe, rank, cache):
     main.add_command(command)

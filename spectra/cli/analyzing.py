@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from spectra.reports.plots import Format
 
 THOROUGH_REPLICATES = 200
+TEXT_FILES = {"json_file": ".json", "csv_file": ".csv", "html_file": ".html"}
+BINARY_FILES = {"spectra": ".spectra"}
 
 ANALYSIS = (
     *RULES,
@@ -24,8 +26,8 @@ ANALYSIS = (
     *COMPUTATION,
     "replicates",
     "metrics",
-    "json_file",
-    "csv_file",
+    *TEXT_FILES,
+    *BINARY_FILES,
     "plots",
     "format",
     "explain",
@@ -36,9 +38,11 @@ ANALYSIS = (
 EXAMPLES = """\b
 Examples:
   spectra analyze model.safetensors
-  spectra analyze checkpoint.pt --layers 'encoder.*' --plots figures
-  spectra analyze model/ --json - --quiet | jq .summary.alpha
-  spectra analyze model/ --fail-on 'layers(alpha < 2) > 5%' --fail-on 'any(non_finite)'"""
+  spectra analyze checkpoint.pt --layers 'encoder.*' --html report.html
+  spectra analyze model/ --fail-on 'layers(alpha < 2) > 5%' --fail-on 'any(non_finite)'
+  spectra analyze model/ --spectra model.spectra
+  spectra analyze model.spectra --estimator hill_mid
+  spectra analyze model/ --json - --quiet | jq .summary.alpha"""
 
 
 @click.command(epilog=EXAMPLES)
@@ -50,7 +54,7 @@ def analyze(source: str, **options: Any) -> None:  # noqa: ANN401 - click's valu
 
     SOURCE is a checkpoint: a file (safetensors, torch, TorchScript, GGUF, ONNX, Keras, NumPy, Flax),
     an index of shards, a folder that holds one, a repository of the Hugging Face hub (org/name), or
-    a URL. Nothing in it is ever run.
+    a URL; or a file that --spectra wrote. Nothing in it is ever run.
 
     Exit codes: 0 done; 1 a rule of --fail-on or --max-regress is met; 2 wrong usage; 3 SOURCE
     cannot be read, or is refused; 4 some layers have no numbers, and --strict was given or a rule
@@ -70,7 +74,7 @@ def demo(**options: Any) -> None:  # noqa: ANN401 - click's own values
     from spectra import sources
 
     record = sources.demo_record()
-    if not options["quiet"] and "-" not in (options["json_file"], options["csv_file"]):
+    if not options["quiet"] and "-" not in [options[key] for key in TEXT_FILES]:
         click.echo(
             f"A {record['architecture'].split(',')[0]} perceptron, trained on MNIST as in"
             f" arXiv 2507.17912:\ntest error {record['test_error']:.2%} (the paper: 1.64 %), and"
@@ -95,10 +99,10 @@ def describe(
     """
     from rich.console import Console
 
-    from spectra import analysis
+    from spectra import inventory
     from spectra.reports import inventory_json, terminal
 
-    stock = analysis.describe(source, **options)
+    stock = inventory.describe(source, **options)
     if json_file:
         write(json_file, inventory_json(stock))
     if json_file != "-":
@@ -109,6 +113,7 @@ def _run(source: str | Path, **options: Any) -> None:  # noqa: ANN401 - passed o
     """Analyze, write what was asked for, and leave with the right exit code."""
     from spectra import analysis
     from spectra.cli.progress import progress_bar
+    from spectra.store import Store
 
     thorough = options.pop("metrics") == "all"
     replicates = options.pop("replicates")
@@ -116,15 +121,20 @@ def _run(source: str | Path, **options: Any) -> None:  # noqa: ANN401 - passed o
         replicates = THOROUGH_REPLICATES if thorough else analysis.REPLICATES
     rows, quiet, strict = options.pop("rows"), options.pop("quiet"), options.pop("strict")
     words = options.pop("explain")
-    files = {key: options.pop(key) for key in ("json_file", "csv_file", "plots")}
-    suffix = picture_format(files["plots"], options.pop("suffix"))
+    store = None if options.pop("no_cache") else Store()
+    texts = {key: options.pop(key) for key in TEXT_FILES}
+    binaries = {key: options.pop(key) for key in BINARY_FILES}
+    plots = options.pop("plots")
+    suffix = picture_format(plots, options.pop("suffix"))
     asked = {key: options.pop(key) for key in gating.OPTIONS}
-    if files["json_file"] == "-" == files["csv_file"]:
-        raise click.UsageError("--json and --csv cannot both write to standard output")
-    for file in (files["json_file"], files["csv_file"], files["plots"]):
+    err = "-" in texts.values()
+    if list(texts.values()).count("-") > 1:
+        raise click.UsageError("only one of --json, --csv and --html can write to standard output")
+    if "-" in binaries.values():
+        raise click.UsageError("--spectra writes binary data: give a file, not -")
+    for file in (*texts.values(), *binaries.values(), plots):
         check_writable(file)
     gate = gating.prepare(asked, options, evidence=thorough)
-    err = "-" in (files["json_file"], files["csv_file"])
     interrupted = False
     with gating.names_are_no_commands(gate, err=err):
         try:
@@ -134,11 +144,17 @@ def _run(source: str | Path, **options: Any) -> None:  # noqa: ANN401 - passed o
                     progress=progress,
                     evidence=thorough,
                     replicates=replicates,
+                    store=store,
                     **options,
                 )
         except AnalysisInterrupted as stop:
             report, interrupted = stop.report, True
-        _deliver(report, rows=rows, quiet=quiet, words=words, suffix=suffix, **files)
+        _write_files(report, texts | binaries)
+        if not quiet:
+            # With data on standard output the table goes where a person looks: standard error.
+            _show(report, rows=rows, words=words, err=err)
+        if plots and report.complete:
+            _draw(report, plots, suffix, quiet=quiet)
         outcomes = gating.judge(gate, report, quiet=quiet, err=err)
     code = gating.conclude(gate, report, outcomes, err=err)
     if interrupted:
@@ -160,40 +176,36 @@ def _leave_at_once() -> None:
         os._exit(exits.INTERRUPTED)
 
 
-def _deliver(
-    report: "ModelReport",
-    *,
-    rows: int,
-    quiet: bool,
-    words: bool,
-    json_file: str | None,
-    csv_file: str | None,
-    plots: Path | None,
-    suffix: "Format",
-) -> None:
+def _write_files(report: "ModelReport", files: dict[str, str | None]) -> None:
+    """Write what was asked for, before any table: one that goes into a closed pipe must not cost it."""
+    from spectra.reports.files import BINARIES, TEXTS
+
+    for key, file in files.items():
+        if file and key in TEXT_FILES:
+            write(file, TEXTS[TEXT_FILES[key]](report))
+        elif file:
+            BINARIES[BINARY_FILES[key]](report, Path(file))
+
+
+def _show(report: "ModelReport", *, rows: int, words: bool, err: bool) -> None:
     from rich.console import Console
 
-    from spectra.reports import terminal, to_csv, to_json
+    from spectra.reports import terminal
 
-    # Files first: a table that goes into a closed pipe must not cost them.
-    if json_file:
-        write(json_file, to_json(report))
-    if csv_file:
-        write(csv_file, to_csv(report))
+    console = Console(stderr=err)
+    terminal.show_report(report, console, rows=rows)
+    if words:
+        terminal.show_words(report, console)
+
+
+def _draw(report: "ModelReport", folder: Path, suffix: "Format", *, quiet: bool) -> None:
+    from spectra.cli.progress import progress_bar
+    from spectra.reports.plots import save_plots
+
+    total = 2 + sum(layer.spectrum is not None for layer in report.layers)
+    with progress_bar(quiet=quiet) as progress:
+        for done, path in enumerate(save_plots(report, folder, suffix=suffix), start=1):
+            if progress:
+                progress(done, total, path.name)
     if not quiet:
-        # With data on standard output the table goes where a person looks: standard error.
-        console = Console(stderr="-" in (json_file, csv_file))
-        terminal.show_report(report, console, rows=rows)
-        if words:
-            terminal.show_words(report, console)
-    if plots and report.complete:
-        from spectra.cli.progress import progress_bar
-        from spectra.reports.plots import save_plots
-
-        total = 2 + sum(layer.spectrum is not None for layer in report.layers)
-        with progress_bar(quiet=quiet) as progress:
-            for done, path in enumerate(save_plots(report, plots, suffix=suffix), start=1):
-                if progress:
-                    progress(done, total, path.name)
-        if not quiet:
-            click.echo(f"{total} pictures in {plots}", err=True)
+        click.echo(f"{total} pictures in {folder}", err=True)

@@ -98,6 +98,23 @@ _OPTIONS: Mapping[str, Callable[[Any], Any]] = MappingProxyType(
         "csv_file": click.option(
             "--csv", "csv_file", metavar="FILE", help="Write one row a layer as CSV; - for stdout."
         ),
+        "spectra": click.option(
+            "--spectra",
+            metavar="FILE",
+            help="Keep the spectra, to be analyzed again without the weights: FILE is a SOURCE.",
+        ),
+        "no_cache": click.option(
+            "--no-cache",
+            is_flag=True,
+            help="Decompose every layer anew; keep and look up no spectra (see: spectra cache).",
+        ),
+        "html_file": click.option(
+            "--html",
+            "html_file",
+            metavar="FILE",
+            help="Write one page to read in a browser: what to look at first, pictures, every layer,"
+            " in one file that needs no network.",
+        ),
         "plots": click.option(
             "--plots",
             metavar="DIR",
@@ -125,7 +142,7 @@ _OPTIONS: Mapping[str, Callable[[Any], Any]] = MappingProxyType(
 RULES = ("convention", "layers", "exclude", "conv", "base", "allow_partial")
 """Which layers are meant, and by which rules."""
 
-COMPUTATION = ("estimator", "device", "precision", "seed")
+COMPUTATION = ("estimator", "device", "precision", "seed", "no_cache")
 """How the numbers are computed."""
 
 

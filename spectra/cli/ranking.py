@@ -70,7 +70,9 @@ def rank(sources: tuple[str, ...], **options: Any) -> None:  # noqa: ANN401 - cl
     """
     from spectra import ranking
     from spectra.cli.progress import progress_bar
+    from spectra.store import Store
 
+    store = None if options.pop("no_cache") else Store()
     quiet, strict = options.pop("quiet"), options.pop("strict")
     files = {key: options.pop(key) for key in ("json_file", "csv_file", "plots")}
     if files["json_file"] == "-" == files["csv_file"]:
@@ -83,6 +85,7 @@ def rank(sources: tuple[str, ...], **options: Any) -> None:  # noqa: ANN401 - cl
         result = ranking.rank(
             sources,
             higher_is_better=None if direction is None else direction == "higher",
+            store=store,
             progress=progress,
             **options,
         )

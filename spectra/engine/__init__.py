@@ -4,11 +4,12 @@ The eigenvalues of WᵀW are those of the Gram matrix of W's short side, solved 
 docs/decisions/0004-gram-in-float64.md and 0016-engine.md.
 """
 
+import contextlib
 import dataclasses
 import math
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import get_args
 
 import numpy as np
@@ -26,6 +27,7 @@ from spectra.engine.planning import (
     working_bytes,
 )
 from spectra.engine.pool import is_solving
+from spectra.engine.stored import Shelf, Store
 from spectra.engine.weights import (
     Failure,
     Read,
@@ -47,6 +49,7 @@ __all__ = [
     "Precision",
     "Read",
     "Stack",
+    "Store",
     "decompose",
     "is_solving",
     "make_plan",
@@ -60,9 +63,18 @@ __all__ = [
 
 Outcome = Spectrum | Failure
 
+READING = (MemoryError, CheckpointError, OSError)
+"""What may go wrong with a matrix that is read while it is looked up or solved."""
+
 
 def decompose(
-    plan: Plan, read: Read, *, resolution: float = 0.0, stop: threading.Event | None = None
+    plan: Plan,
+    read: Read,
+    *,
+    resolution: float = 0.0,
+    stop: threading.Event | None = None,
+    store: Store | None = None,
+    far: bool = False,
 ) -> Iterator[tuple[int, Outcome]]:
     """Run a plan, yielding each matrix's position with its spectrum as it finishes.
 
@@ -76,6 +88,10 @@ def decompose(
         such, the matrix is solved again by SVD.
     stop : threading.Event, optional
         Once set, no matrix is begun; those being solved are finished and yielded.
+    store : Store, optional
+        Where spectra are looked up before they are computed, and kept as soon as they are.
+    far : bool, default: False
+        Whether reading is dear: nothing is then read twice for the store's sake.
 
     Yields
     ------
@@ -83,17 +99,20 @@ def decompose(
         A matrix that fails takes no other with it.
     """
     return_memory()
+    shelf = None if store is None else Shelf(store, plan.precision, resolution, spool=far)
 
     def work(job: Job, loaded: list[Weights | Failure]) -> list[tuple[int, Outcome]]:
-        outcomes = _solve(job, loaded, plan, resolution)
+        outcomes = _solve(job, loaded, plan, resolution, shelf)
         return list(zip(job.positions, outcomes, strict=True))
 
     for finished in pool.run(plan, read, work, stop or threading.Event()):
         yield from finished  # type: ignore[misc]
 
 
-def solve(matrix: Matrix, stack: Stack, *, device: str = "cpu") -> Outcome:
-    """Decompose one matrix that is in memory, in this thread.
+def solve(
+    matrix: Matrix, stack: Stack, *, device: str = "cpu", store: Store | None = None
+) -> Outcome:
+    """Decompose one matrix that is in memory, in this thread, unless the store knows its spectrum.
 
     Examples
     --------
@@ -104,28 +123,54 @@ def solve(matrix: Matrix, stack: Stack, *, device: str = "cpu") -> Outcome:
     plan = make_plan([matrix], machine=Machine(device, device_memory=2**62))
     (job,) = plan.jobs
     held = dataclasses.replace(job, streamed=False)
-    (outcome,) = _solve(held, [Weights(matrix, lambda *_: stack, stack)], plan, 0.0)
+    shelf = None if store is None else Shelf(store, plan.precision, 0.0)
+    (outcome,) = _solve(held, [Weights(matrix, lambda *_: stack, stack)], plan, 0.0, shelf)
     return outcome
 
 
 def _solve(
-    job: Job, loaded: list[Weights | Failure], plan: Plan, resolution: float
+    job: Job,
+    loaded: Sequence[Weights | Failure],
+    plan: Plan,
+    resolution: float,
+    shelf: Shelf | None,
 ) -> list[Outcome]:
-    """Solve a job's layers, in the order of its matrices."""
-    ready = [weights for weights in loaded if isinstance(weights, Weights)]
-    solved = iter(_attempt(job, ready, plan, resolution))
-    outcomes: list[Outcome] = []
-    for weights in loaded:
-        if isinstance(weights, Failure):
-            outcomes.append(weights)
-            continue
-        found = next(solved)
-        outcomes.append(
-            found
-            if isinstance(found, Failure)
-            else _spectrum(weights.matrix, found, plan.precision)
-        )
-    return outcomes
+    """Return the outcomes of a job's layers, in their order; those found on the shelf are not solved."""
+    with contextlib.ExitStack() as files:
+        known = [_known(job, weights, plan, shelf, files) for weights in loaded]
+        unknown = [w for w in known if isinstance(w, Weights)]
+        solved = iter(_attempt(job, unknown, plan, resolution) if unknown else ())
+        return [
+            _outcome(item, next(solved), plan, shelf) if isinstance(item, Weights) else item
+            for item in known
+        ]
+
+
+def _known(
+    job: Job,
+    weights: Weights | Failure,
+    plan: Plan,
+    shelf: Shelf | None,
+    files: contextlib.ExitStack,
+) -> Weights | Outcome:
+    """Return the spectrum of weights if it is on the shelf, else the weights themselves."""
+    if isinstance(weights, Failure) or shelf is None:
+        return weights
+    try:
+        return shelf.find(weights, files) or weights
+    except READING as error:
+        return _failure(error, job, plan)
+
+
+def _outcome(
+    weights: Weights, solved: cpu.Solved | Failure, plan: Plan, shelf: Shelf | None
+) -> Outcome:
+    if isinstance(solved, Failure):
+        return solved
+    outcome = _spectrum(weights.matrix, solved, plan.precision)
+    if shelf is not None and isinstance(outcome, Spectrum):
+        shelf.keep(weights, outcome, settled=solved.settled)
+    return outcome
 
 
 def _attempt(
@@ -139,13 +184,17 @@ def _attempt(
             return cuda.solve(layers, plan.machine.device, plan.precision, resolution)
         two_stage = job.route == "two_stage"
         return [cpu.solve(w, plan.precision, resolution, two_stage=two_stage) for w in layers]
-    except MemoryError:
-        failure = out_of_memory(job.nbytes, plan.machine.memory)
-    except (CheckpointError, OSError) as error:  # of a matrix read while it is solved
-        failure = Failure(Status.UNREADABLE, str(error))
+    except READING as error:
+        failure = _failure(error, job, plan)
     if len(layers) == 1:
         return [failure]
     return [_attempt(job, [layer], plan, resolution)[0] for layer in layers]
+
+
+def _failure(error: BaseException, job: Job, plan: Plan) -> Failure:
+    if isinstance(error, MemoryError):
+        return out_of_memory(job.nbytes, plan.machine.memory)
+    return Failure(Status.UNREADABLE, str(error))
 
 
 def _spectrum(matrix: Matrix, solved: cpu.Solved, precision: Precision) -> Spectrum | Failure:

@@ -27,6 +27,7 @@ class Solved(NamedTuple):
 
     ``values`` (n_matrices, M) ascend in each row; ``squared_norms`` (n_matrices,) are ‖W‖²_F;
     ``residuals`` (n_matrices,) the larger of |Σλ - ‖W‖²_F| / ‖W‖²_F and |Σλ² - ‖G‖²_F| / ‖G‖²_F.
+    They are ``settled`` if they would be the same whatever resolution was asked for.
     """
 
     values: Float64
@@ -34,6 +35,7 @@ class Solved(NamedTuple):
     residuals: Float64
     exponent: int
     solver: str
+    settled: bool = True
 
 
 class Grams(NamedTuple):
@@ -103,11 +105,15 @@ def certified(
 ) -> Solved | Failure:
     """Check eigenvalues against ‖W‖²_F and ‖G‖²_F; by SVD where they fail, or see too little."""
     residuals = residuals_of(values, grams.squared_norms, squares)
-    noise = rounding(weights.matrix.M, precision) * values[:, -1]
-    unseen = (values[:, 0] <= noise) & (resolution**2 * grams.squared_norms < noise)
-    if not np.all(residuals <= CERTIFICATE[precision]) or (precision == "double" and unseen.any()):
+    if not np.all(residuals <= CERTIFICATE[precision]):
         return singular(weights)
-    return Solved(values, grams.squared_norms, residuals, grams.exponent, "gram")
+    noise = rounding(weights.matrix.M, precision) * values[:, -1]
+    in_doubt = (values[:, 0] <= noise) & (noise > 0) & (precision == "double")
+    if np.any(in_doubt & (resolution**2 * grams.squared_norms < noise)):
+        finer = singular(weights)
+        return finer if isinstance(finer, Failure) else finer._replace(settled=False)
+    settled = not in_doubt.any()
+    return Solved(values, grams.squared_norms, residuals, grams.exponent, "gram", settled)
 
 
 def rounding(M: int, precision: str) -> float:

@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from spectra.engine.planning import block_rows
+from spectra.engine.planning import BLOCK_ENTRIES, block_rows
 from spectra.errors import CheckpointError
 from spectra.records import Matrix, Status
 
@@ -44,6 +44,8 @@ class Weights:
         self.is_streamed = stack is None
         self.is_tall = stack is None or stack.shape[1] >= stack.shape[2]
         """Whether slices are stored as (N, M), and not as (M, N)."""
+        self.content = ""
+        """What tells these numbers from all others, once they were read for it."""
 
     def release(self) -> None:
         """Let go of the weights; what needs them again reads them again."""
@@ -57,9 +59,7 @@ class Weights:
         """
         step = block_rows(self.matrix.M)
         if self.is_streamed:
-            for begin in range(0, self.matrix.N, step):
-                rows = (begin, min(begin + step, self.matrix.N))
-                block = self._checked(self.read(self.matrix, rows), 1, rows[1] - rows[0])[0]
+            for block in self._streamed():
                 yield 0, _converted(block, dtype, exponent)
             return
         for index, weights in enumerate(self.held()):
@@ -70,6 +70,22 @@ class Weights:
                 part = np.s_[begin : begin + step]
                 block = weights[part] if self.is_tall else weights[:, part]
                 yield index, _converted(block, dtype, exponent)
+
+    def stored(self) -> Iterator[Stack]:
+        """Yield the numbers as they are read, in the order of the rows, in C-contiguous blocks."""
+        if self.is_streamed:
+            yield from map(np.ascontiguousarray, self._streamed())
+            return
+        for weights in self.held():
+            step = max(1, BLOCK_ENTRIES // weights.shape[1])
+            for begin in range(0, len(weights), step):
+                yield np.ascontiguousarray(weights[begin : begin + step])
+
+    def _streamed(self) -> Iterator[Stack]:
+        step = block_rows(self.matrix.M)
+        for begin in range(0, self.matrix.N, step):
+            end = min(begin + step, self.matrix.N)
+            yield self._checked(self.read(self.matrix, (begin, end)), 1, end - begin)[0]
 
     def slices(self, exponent: int = 0) -> Iterator[Float64]:
         """Yield each slice in float64, its long side first, times 2^-exponent; not when streamed."""

@@ -230,7 +230,7 @@ def _drawn(entries: Sequence[_Entry], metric: str, *, seed: int) -> Vector:
         table = np.stack([entries[i].values[metric] for i in members])
         named = ";".join(sorted(entries[i].name for i in members))
         rng = np.random.default_rng([seed, zlib.crc32(named.encode("utf-8", "replace"))])
-        drawn[:, members] = statistics.replicates(table, metric, rng)
+        drawn[:, members] = statistics.replicates(table, metric, rng, spread=statistics.SEEDS)
     return drawn
 
 

@@ -14,6 +14,12 @@ from spectra.records import Vector
 
 TRIMMED = 0.25
 REPLICATES = 4000
+SEEDS = 1.5
+"""How much further models of one recipe and other seeds lie apart than their layers say.
+
+What moves all layers of a model together cannot be seen in one model. Measured on trained networks:
+docs/validation.md.
+"""
 CHUNK = 2**22  # numbers resampled at a time
 
 
@@ -40,6 +46,7 @@ def replicates(
     metric: str,
     rng: np.random.Generator,
     *,
+    spread: float = 1.0,
     n: int = REPLICATES,
 ) -> Vector:
     """Resample the layers of models of one architecture, the same layers for all of them.
@@ -53,6 +60,8 @@ def replicates(
     table : ndarray of shape (n_models, n_layers)
     metric : str
     rng : numpy Generator
+    spread : float, default: 1
+        Factor on every replicate's distance from the estimate.
     n : int, default: 4000
         How many replicates.
 
@@ -70,7 +79,7 @@ def replicates(
         chosen = rng.integers(n_layers, size=(min(step, n - begin), n_layers))
         for model, values in enumerate(table):
             drawn[begin : begin + step, model] = typical(values[chosen])
-    stretch = np.sqrt(n_layers / rng.chisquare(n_layers - 1, (n, 1)))
+    stretch = spread * np.sqrt(n_layers / rng.chisquare(n_layers - 1, (n, 1)))
     # An exponent is stretched by its distance from 1, in logarithms: it stays above 1.
     estimate = typical(table)
     if metric != "alpha":

@@ -1,6 +1,8 @@
-"""Reports: the record of an analysis as JSON, CSV, terminal table and plots."""
+"""Reports: the record of an analysis as JSON, CSV, HTML page, terminal table and plots."""
 
-from spectra.reports.tables import html_table, inventory_json, to_csv, to_dict, to_json, write
+from spectra.reports.files import write
+from spectra.reports.html import to_html
+from spectra.reports.tables import html_table, inventory_json, to_csv, to_dict, to_json
 from spectra.reports.terminal import to_text
 from spectra.reports.words import explain
 
@@ -10,6 +12,7 @@ __all__ = [
     "inventory_json",
     "to_csv",
     "to_dict",
+    "to_html",
     "to_json",
     "to_text",
     "write",

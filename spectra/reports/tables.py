@@ -5,19 +5,17 @@ import html
 import io
 import json
 import math
-import os
 import re
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import spectra
-from spectra.analysis import Inventory
 from spectra.engine import operations, seconds, working_bytes
-from spectra.errors import CheckpointError, SelectionError
+from spectra.inventory import Inventory
 from spectra.records import LayerReport, ModelReport, Skipped, SourceInfo
 from spectra.saved import SCHEMA_VERSION
+from spectra.writing import write_file
 
 HTML_ROWS = 50
 FORMULA = re.compile(r"^\s*[=+\-@]|^[\t\r\n]")  # what spreadsheets run; OWASP, CSV injection
@@ -98,10 +96,10 @@ def inventory_json(stock: Inventory) -> str:
             "M": m.M,
             "n_matrices": m.n_matrices,
             "n_eigenvalues": m.n_matrices * m.M,
-            "operations": operations(m),
-            "route": routes[position],
-            "seconds": seconds(m),
-            "working_bytes": working_bytes(m),
+            "operations": 0.0 if stock.kept else operations(m),
+            "route": routes.get(position, "kept"),
+            "seconds": 0.0 if stock.kept else seconds(m),
+            "working_bytes": 0 if stock.kept else working_bytes(m),
         }
         for position, m in enumerate(stock.matrices)
     ]
@@ -148,46 +146,9 @@ def html_table(report: ModelReport) -> str:
     )
 
 
-WRITERS = {".json": to_json, ".csv": to_csv}
-
-
-def write(report: ModelReport, path: str | Path) -> None:
-    """Write the report in the format its ending names: ``.json`` or ``.csv``."""
-    path = Path(path)
-    if path.suffix not in WRITERS:
-        known = " or ".join(WRITERS)
-        raise SelectionError("E_FORMAT", str(path), f"has no known ending; use {known}")
-    write_text(path, WRITERS[path.suffix](report))
-
-
 def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all: to a temporary name beside it, then moved into place."""
-    temporary = None
-    try:
-        if path.exists() and not path.is_file():  # a device or a pipe: nothing to be moved over
-            path.write_text(text, encoding="utf-8", errors="backslashreplace")
-            return
-        with tempfile.NamedTemporaryFile(
-            "w",
-            encoding="utf-8",
-            errors="backslashreplace",
-            newline="",
-            dir=path.parent,
-            delete=False,
-        ) as file:
-            temporary = Path(file.name)
-            file.write(text)
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)  # as an ordinary new file, not the temporary's 0600
-        temporary.replace(path)
-    except OSError as error:
-        if temporary:
-            temporary.unlink(missing_ok=True)
-        reason = (error.strerror or str(error)).lower()
-        raise CheckpointError(
-            "E_WRITE", str(path), f"cannot be written ({reason})", "choose another place"
-        ) from error
+    """Write a file whole or not at all; text that is no Unicode as escapes."""
+    write_file(path, text.encode("utf-8", "backslashreplace"))
 
 
 def _source(source: SourceInfo) -> Row:

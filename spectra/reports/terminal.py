@@ -10,9 +10,9 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from spectra.analysis import Inventory
 from spectra.engine import operations
 from spectra.errors import printable
+from spectra.inventory import Inventory
 from spectra.records import (
     STATUS_TEXT,
     Finding,
@@ -22,6 +22,8 @@ from spectra.records import (
     Skipped,
     Status,
 )
+from spectra.reports import names
+from spectra.reports.concerns import badness
 from spectra.reports.words import explain
 from spectra.verdicts import DOUBTS, OVER_TRAINED, UNDER_TRAINED
 
@@ -103,22 +105,28 @@ def show_inventory(stock: Inventory, console: Console, *, rows: int = MAX_ROWS) 
             matrix.kind,
             _shape(matrix),
             f"{matrix.n_matrices * matrix.M}",
-            f"{operations(matrix) / 1e9:.3g}",
+            f"{operations(matrix) / 1e9:.3g}" if stock.kept is None else "–",
         )
     console.print(table)
     if len(stock.matrices) > len(shown):
         more = len(stock.matrices) - len(shown)
         console.print(Text(f"  … {more} more layers; --rows 0 shows all", style="dim"))
-    plan = stock.plan()
-    console.print(
-        f"{len(stock.matrices)} layers to analyse, {stock.source.nbytes / 1e6:,.1f} MB of weights,"
-        f" {stock.operations / 1e9:,.3g} GFLOP,\nabout {duration(plan.seconds)} on"
-        f" {plan.machine.cores} cores and {plan.nbytes / 1e6:,.1f} MB of memory beyond the program",
-        highlight=False,
-    )
+    console.print(_costs(stock), highlight=False)
     for line in _how_read(stock.matrices):
         console.print(Text(line, style="dim"))
     console.print(Text(f"skipped: {_skipped_line(stock.skipped)}", style="dim"))
+
+
+def _costs(stock: Inventory) -> str:
+    count = f"{len(stock.matrices)} layers to analyse"
+    if stock.kept is not None:
+        return f"{count} from their spectra, without weights"
+    plan = stock.plan()
+    return (
+        f"{count}, {stock.source.nbytes / 1e6:,.1f} MB of weights,"
+        f" {stock.operations / 1e9:,.3g} GFLOP,\nabout {duration(plan.seconds)} on"
+        f" {plan.machine.cores} cores and {plan.nbytes / 1e6:,.1f} MB of memory beyond the program"
+    )
 
 
 def _how_read(layers: Sequence[Matrix | LayerReport]) -> list[str]:
@@ -148,28 +156,14 @@ def duration(seconds: float) -> str:
 
 
 def shorten(name: str, width: int) -> str:
-    """Make a name fit: drop the usual ``.weight``, then cut leading words to a letter.
-
-    Numbers stay, since they say which layer it is; what is still too long is cut from the left.
+    """Make a name fit so many cells of a terminal; see `names.shorten`.
 
     Examples
     --------
     >>> shorten("encoder.layer.11.attention.self.query.weight", 22)
     'e.l.11.a.self.query'
     """
-    whole, bracket, part = printable(name).partition("[")
-    parts = f"{whole.removesuffix('.weight')}{bracket}{part}".split(".")
-    for i, part in enumerate(parts[:-1]):
-        if cell_len(".".join(parts)) <= width:
-            break
-        parts[i] = part if part.isdecimal() else part[:1]
-    short = ".".join(parts)
-    if cell_len(short) <= width:
-        return short
-    short = short[-width + 1 :]
-    while cell_len(short) >= width:  # wide characters take two cells
-        short = short[1:]
-    return f"…{short}"
+    return names.shorten(name, width, measure=cell_len)
 
 
 def add_row(table: Table, *cells: str, style: str = "") -> None:
@@ -203,19 +197,8 @@ def _shown(layers: Sequence[LayerReport], rows: int) -> Sequence[LayerReport]:
     """Return at most `rows` layers, those that most need a look, in checkpoint order."""
     if not rows or len(layers) <= rows:
         return layers
-    worst = {id(layer) for layer in sorted(layers, key=_badness, reverse=True)[:rows]}
+    worst = {id(layer) for layer in sorted(layers, key=badness, reverse=True)[:rows]}
     return [layer for layer in layers if id(layer) in worst]
-
-
-def _badness(layer: LayerReport) -> tuple[int, float]:
-    """Order layers by how much they need a look: solid numbers outside 2-6 first, then doubts."""
-    if layer.status is not Status.OK:
-        return (1, 0.0)
-    alpha = layer.metrics.get("alpha", math.nan)
-    outside = 0.0 if math.isnan(alpha) else max(OVER_TRAINED - alpha, alpha - UNDER_TRAINED, 0.0)
-    if DOUBTS & set(layer.warnings):
-        return (2, outside) if layer.averaged else (1, outside)
-    return (3, outside) if outside and layer.averaged else (0, outside)
 
 
 def _layer_table(layers: Sequence[LayerReport], width: int) -> Table:
@@ -240,7 +223,7 @@ def _layer_table(layers: Sequence[LayerReport], width: int) -> Table:
     room = max(MIN_NAME_WIDTH, width - used - 1)
     for layer, (mark, *numbers) in zip(layers, cells, strict=True):
         style = "dim" if layer.status is not Status.OK else ""
-        if _badness(layer)[0] == 3:
+        if badness(layer)[0] == 3:
             style = "red" if Finding.OVER_TRAINED in layer.warnings else "yellow"
         add_row(table, mark, shorten(layer.name, room), *numbers, style=style)
     return table
@@ -259,7 +242,7 @@ def _legend(layers: Sequence[LayerReport]) -> Text:
 def _mark(layer: LayerReport) -> str:
     if layer.status is not Status.OK:
         return "-"
-    return {3: "!", 2: "?"}.get(_badness(layer)[0], "")
+    return {3: "!", 2: "?"}.get(badness(layer)[0], "")
 
 
 def _note(layer: LayerReport) -> str:
@@ -328,8 +311,8 @@ def _add_judgement(grid: Table, layers: Sequence[LayerReport]) -> None:
             why = "poor fit or too few eigenvalues"
         text = f"{doubtful} of {len(layers)} (?): {why}"
         add_row(grid, "not judged", text + (f"; {noise} like random weights" if noise else ""))
-    worst = [layer for layer in layers if _badness(layer)[0] == 3]
-    for position, layer in enumerate(sorted(worst, key=_badness, reverse=True)[:NAMED]):
+    worst = [layer for layer in layers if badness(layer)[0] == 3]
+    for position, layer in enumerate(sorted(worst, key=badness, reverse=True)[:NAMED]):
         text = f"{shorten(layer.name, NAME_WIDTH)}, alpha {_number(layer, 'alpha', 2)}"
         add_row(grid, "" if position else "look first at", text)
 

@@ -14,8 +14,8 @@ from spectra.records import (
 
 MEANING: Mapping[Verdict, str] = {
     Verdict.WELL_TRAINED: "Layers of good models usually look like this; lower is better down to 2.",
-    Verdict.OVER_TRAINED: "Its correlations are heavier than those of well-trained layers, which often"
-    " goes with memorising or too large a step.",
+    Verdict.OVER_TRAINED: "A few directions rule it more than in well-trained layers, which often goes"
+    " with memorising or too large a step.",
     Verdict.UNDER_TRAINED: "It has learnt little that shows in its spectrum: too short a training, too"
     " small a step, or more parameters than the layer needs.",
     Verdict.RANDOM_LIKE: "Nothing tells its spectrum from that of random weights of the same shape.",

@@ -43,6 +43,11 @@ class Checkpoint:
         """What is beside the weights, and what they were computed from."""
         return self.source.ignored
 
+    @property
+    def is_far(self) -> bool:
+        """Whether reading is a transfer: the address is a URL, and no path that is here."""
+        return "://" in self.source.info.address
+
     def expect(self, names: Sequence[str]) -> None:
         """Say which tensors will be read: a hint to far sources, which fetch neighbours together."""
         hint = getattr(self.source, "expect", None)
@@ -95,7 +100,10 @@ def open_source(
         source = _open_address(where, allow_partial=allow_partial)
         home = Path(source.info.address)
         folder = home if home.is_dir() else home.parent
-        config, adapter = read_config(folder / CONFIG), _adapter_config(folder)
+        if not getattr(
+            source, "holds_spectra", False
+        ):  # made of the weights beside it, or of others
+            config, adapter = read_config(folder / CONFIG), _adapter_config(folder)
     elif isinstance(where, Mapping):
         source = memory.open_mapping(where)
     elif memory.is_module(where):

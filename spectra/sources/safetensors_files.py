@@ -23,6 +23,9 @@ from spectra.sources.blobs import Blob, LocalBlob, RemoteBlob
 MAX_HEADER = 100_000_000  # the format's own limit
 MAX_FAR_HEADER = 25_000_000  # of a file far away: the hub's own limit
 
+SPECTRA = "spectra-diagnostics"
+"""The key of the metadata that makes a file one of spectra; that of a model without any has no tensors."""
+
 DTYPES: Mapping[str, str] = MappingProxyType(
     {
         "F64": "float64",
@@ -53,6 +56,7 @@ class SafetensorsFile:
     def __init__(self, where: Blob | Path) -> None:
         self._blob: Blob = LocalBlob(where) if isinstance(where, Path) else where
         header, data_start = _read_header(self._blob)
+        self.metadata: Mapping[str, str] = header.get("__metadata__", {})
         self._spans: dict[str, tuple[int, int]] = {}
         tensors = []
         for name in sorted(header.keys() - {"__metadata__"}, key=natural_key):
@@ -61,7 +65,7 @@ class SafetensorsFile:
             self._spans[name] = (data_start + begin, end - begin)
             dtype = DTYPES.get(entry["dtype"], entry["dtype"].lower())
             tensors.append(Tensor(name, tuple(entry["shape"]), dtype, end - begin))
-        if not tensors:
+        if not tensors and not self.holds_spectra:
             raise CheckpointError(
                 "E_NO_TENSORS",
                 self._blob.address,
@@ -72,6 +76,11 @@ class SafetensorsFile:
         self._by_name = {tensor.name: tensor for tensor in tensors}
         self.ignored: tuple[Skipped, ...] = ()
         self.info = SourceInfo(self._blob.address, "safetensors", *totals(tensors))
+
+    @property
+    def holds_spectra(self) -> bool:
+        """Whether it is a file of spectra, and not of weights, by its own word."""
+        return SPECTRA in self.metadata
 
     def expect(self, names: Iterable[str]) -> None:
         """Say which tensors will be read, so that what lies together far away is fetched together."""

@@ -45,6 +45,28 @@ def test_the_command_gives_the_numbers_of_the_library(checkpoint, tmp_path):
     assert [float(row["alpha"]) for row in rows] == [x.alpha for x in report.layers]
 
 
+def test_a_page_is_written_whole_to_a_file_or_to_standard_output(checkpoint, tmp_path):
+    out = tmp_path / "out.html"
+    result = run("analyze", checkpoint, "--html", out, "--quiet")
+    assert (result.exit_code, result.output) == (0, "")
+    again = run("analyze", checkpoint, "--html", "-")
+    for text in (out.read_text("utf-8"), again.stdout):
+        assert text.startswith("<!doctype html>")
+        assert text.endswith("</html>\n")
+    assert "layers.10.fc" in again.stderr  # the table goes where a person looks
+    assert run("demo", "--html", "-").stdout.startswith("<!doctype html>")
+
+
+def test_a_page_that_cannot_be_written_is_said_before_the_work(checkpoint, tmp_path):
+    result = run("analyze", checkpoint, "--html", tmp_path / "absent" / "out.html")
+    assert result.exit_code == 3
+    assert result.stderr.startswith("error[E_WRITE] ")
+    assert len(result.stderr.splitlines()) == 1
+    result = run("analyze", checkpoint, "--html", "-", "--json", "-")
+    assert result.exit_code == 2
+    assert "only one of --json, --csv and --html" in result.stderr
+
+
 def test_standard_output_is_data_alone(checkpoint):
     result = run("analyze", checkpoint, "--json", "-")
     assert json.loads(result.stdout)["summary"]["n_layers"] == 6
@@ -106,7 +128,7 @@ def test_doctor_finds_this_machine_sound():
         (["--device", "gpu"], 2, "use auto, cpu"),
         (["--rows", "-1"], 2, "rows"),
         (["--nonsense"], 2, "No such option"),
-        (["--json", "-", "--csv", "-"], 2, "cannot both"),
+        (["--json", "-", "--csv", "-"], 2, "only one of"),
         (["--json", "/nowhere/out.json"], 3, "error[E_WRITE]"),
         (["--strict"], 0, ""),
     ],
@@ -131,7 +153,7 @@ def test_a_missing_file_is_answered_with_a_close_name(checkpoint):
     assert result.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("command", ["analyze", "describe", "demo", "doctor"])
+@pytest.mark.parametrize("command", ["analyze", "describe", "demo", "doctor", "cache"])
 def test_help_teaches(command):
     result = run(command, "--help")
     assert result.exit_code == 0
@@ -196,8 +218,9 @@ def test_an_interrupted_run_writes_what_is_done_and_marks_it(presses, tmp_path, 
     save_file(weights, tmp_path / "m.safetensors")
     out = tmp_path / "out.json"
     ours, theirs = os.openpty()
+    command = ["analyze", str(tmp_path / "m.safetensors"), "--json", str(out), "--no-cache"]
     process = subprocess.Popen(
-        [sys.executable, "cli.py", "analyze", str(tmp_path / "m.safetensors"), "--json", str(out)],
+        [sys.executable, "cli.py", *command],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=theirs,

@@ -95,19 +95,23 @@ def test_few_blocks_are_left_out_of_that_and_how_many_is_known():
 def command_lines(text):
     """Lines of shell blocks, and of the examples in help texts, that call the command."""
     for block in blocks(text):
-        if block.language in ("sh", "bash", "shell", "text"):
-            for line in block.text.replace("\\\n", " ").splitlines():
-                if line.strip().startswith("spectra "):
-                    yield line.strip()
+        shell = block.text if block.language in ("sh", "bash", "shell") else ""
+        if block.language == "text":
+            shell = "".join(re.findall(r"^ *Examples:\n((?: *spectra .*\n)+)", block.text, re.M))
+        for line in shell.replace("\\\n", " ").splitlines():
+            if line.strip().startswith("spectra "):
+                yield line.strip()
 
 
 def parse(line):
     """Let click read a command line as far as it can without running it."""
     words = shlex.split(line, comments=True)
     ends = [words.index(sign) for sign in ("|", ">", "&&", "||", ";") if sign in words]
-    group = main.make_context("spectra", words[1 : min(ends, default=len(words))])
-    name, command, rest = main.resolve_command(group, [*group._protected_args, *group.args])
-    return command.make_context(name, rest, parent=group)
+    context = main.make_context("spectra", words[1 : min(ends, default=len(words))])
+    while isinstance(context.command, click.Group):
+        rest = [*context._protected_args, *context.args]
+        name, command, rest = context.command.resolve_command(context, rest)
+        context = command.make_context(name, rest, parent=context)
 
 
 LINES = sorted({line for text in TEXTS.values() for line in command_lines(text)})
@@ -120,7 +124,13 @@ def test_every_command_line_can_be_read(line):
 
 def test_command_lines_are_found_and_slips_in_them_too():
     assert len(LINES) > 15
-    for line in ("spectra analyse x", "spectra analyze x --plot y", "spectra rank --by", "spectra"):
+    for line in (
+        "spectra analyse x",
+        "spectra analyze x --plot y",
+        "spectra rank --by",
+        "spectra",
+        "spectra cache x",
+    ):
         with pytest.raises((click.UsageError, click.exceptions.NoArgsIsHelpError)):
             parse(line)
 

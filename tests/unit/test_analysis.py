@@ -5,8 +5,8 @@ import pytest
 
 import spectra
 from spectra import METRICS, Metric, Status
-from spectra.analysis import NOT_SELECTED
 from spectra.errors import AnalysisInterrupted, SelectionError
+from spectra.inventory import NOT_SELECTED
 from spectra.verdicts import find
 
 

@@ -145,11 +145,11 @@ def test_names_are_shortened_by_words_and_keep_their_numbers():
     assert terminal.shorten("fc.weight", 20) == "fc"
 
 
-@pytest.mark.parametrize("ending", [".json", ".csv"])
+@pytest.mark.parametrize("ending", [".json", ".csv", ".html"])
 def test_reports_write_themselves(report, tmp_path, ending):
     path = tmp_path / f"out{ending}"
     report.write(path)
-    assert "layers.0.fc.weight" in path.read_text("utf-8")
+    assert "layers.0.fc" in path.read_text("utf-8")
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
 
@@ -164,7 +164,7 @@ def test_pipes_and_devices_are_written_into_not_replaced(report, tmp_path):
 
 
 def test_writing_elsewhere_or_otherwise_is_refused(report, tmp_path):
-    with pytest.raises(SelectionError, match=r"\.json or \.csv"):
+    with pytest.raises(SelectionError, match=r"\.json or \.csv or \.html"):
         report.write(tmp_path / "out.xyz")
     with pytest.raises(CheckpointError, match="cannot be written"):
         report.write(tmp_path / "absent" / "out.json")

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from scipy.integrate import quad
 
 import spectra
 from spectra import rmt
@@ -105,3 +106,22 @@ def test_a_spectrum_without_spikes_is_not_random_for_that_alone(rng):
     assert layer.n_spikes == 0
     assert layer.mp_distance > 0.5
     assert "random_like" not in layer.warnings
+
+
+@pytest.mark.parametrize(("N", "M", "variance"), [(300, 100, 2.0), (64, 64, 0.5), (1000, 10, 1.0)])
+def test_the_density_of_noise_integrates_to_one_with_the_mean_of_its_variance(N, M, variance):
+    low, high = variance * (N**0.5 - M**0.5) ** 2, rmt.edge(N, M, variance)
+
+    def density(x, power):
+        return x**power * float(rmt.marchenko_pastur_density(np.array([x]), N, M, variance)[0])
+
+    assert quad(density, low, high, args=(0,), limit=200)[0] == pytest.approx(1, abs=1e-5)
+    assert quad(density, low, high, args=(1,))[0] == pytest.approx(N * variance, rel=1e-6)
+
+
+def test_the_density_of_noise_is_that_of_its_quantiles():
+    values = rmt.marchenko_pastur_quantiles(300, 100) * 300
+    middle = float(values[60])
+    below = quad(lambda x: rmt.marchenko_pastur_density(np.array([x]), 300, 100)[0],
+                 (300**0.5 - 10) ** 2, middle)[0]  # fmt: skip
+    assert below == pytest.approx(0.605, abs=2e-3)

@@ -5,12 +5,12 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from spectra.errors import printable
 from spectra.records import LayerReport, ModelReport, Status
+from spectra.reports.densities import density_of, power_law_of
 from spectra.reports.plots.erg import plot_erg
 from spectra.reports.plots.style import (
     ALPHA_TICKS,
@@ -30,7 +30,6 @@ from spectra.reports.plots.style import (
 )
 from spectra.verdicts import DOUBTS, OVER_TRAINED, UNDER_TRAINED
 
-BINS = 60
 OVERVIEW = "alpha_by_depth"
 ERG = "erg"
 
@@ -57,18 +56,13 @@ def plot_esd(layer: LayerReport, ax: Axes | None = None) -> Axes:
     if layer.spectrum is None:
         raise ValueError(f"layer {layer.name!r} has no spectrum ({layer.status})")
     ax = ax if ax is not None else new_axes()
-    values = layer.spectrum.eigenvalues
-    values = values[values > max(layer.spectrum.floor, np.finfo(np.float64).tiny * 1e16)]
-    if values.size > 1 and values[-1] > values[0] * (1 + 1e-6):
-        edges = np.geomspace(values[0], values[-1], min(BINS, max(8, values.size // 3)) + 1)
-        edges[0], edges[-1] = values[0], values[-1]
-        counts, _ = np.histogram(values, edges)
-        density = counts / (values.size * np.diff(edges))
-        ax.stairs(density, edges, fill=True, color=BLUE, alpha=0.35)
-        seen = density[density > 0]
+    density = density_of(layer.spectrum)
+    if density is not None:
+        ax.stairs(density.heights, density.edges, fill=True, color=BLUE, alpha=0.35)
+        seen = density.heights[density.heights > 0]
         ax.set_ylim(seen.min() / 3, seen.max() * 3)
     if layer.status is Status.OK:
-        _draw_fit(layer, values.size, ax)
+        _draw_fit(layer, ax)
     ax.set(xscale="log", yscale="log", xlabel="eigenvalue λ of WᵀW", ylabel="density ρ(λ)")
     for axis, (low, high) in ((ax.xaxis, ax.get_xlim()), (ax.yaxis, ax.get_ylim())):
         if high > 10 * low:  # a decade has its own label; the others would only crowd it
@@ -77,18 +71,14 @@ def plot_esd(layer: LayerReport, ax: Axes | None = None) -> Axes:
     return finish(ax)
 
 
-def _draw_fit(layer: LayerReport, n_positive: int, ax: Axes) -> None:
-    alpha, xmin, xmax = layer["alpha"], layer["xmin"], layer["xmax"]
-    x = np.geomspace(xmin, xmax, 100)
-    share = layer["n_tail"] / n_positive
+def _draw_fit(layer: LayerReport, ax: Axes) -> None:
     ax.plot(
-        x,
-        share * (alpha - 1) / xmin * (x / xmin) ** -alpha,
+        *power_law_of(layer),
         color=ORANGE,
         linewidth=2,
-        label=f"power law, alpha = {alpha:.2f}, KS = {layer['ks']:.3f}",
+        label=f"power law, alpha = {layer['alpha']:.2f}, KS = {layer['ks']:.3f}",
     )
-    ax.axvline(xmin, color=ORANGE, linestyle="--", label=f"xmin, {layer['n_tail']} above")
+    ax.axvline(layer["xmin"], color=ORANGE, linestyle="--", label=f"xmin, {layer['n_tail']} above")
     ax.axvline(
         layer["erg_xmin"],
         color=PINK,
