@@ -7,6 +7,7 @@ import contextlib
 import importlib.util
 import sys
 import tempfile
+import textwrap
 from pathlib import Path
 from typing import NamedTuple
 
@@ -117,7 +118,7 @@ def page() -> str:
     for picture in PICTURES:
         parts += [
             f"## {picture.title}\n",
-            f"{picture.words}\n",
+            f"{textwrap.fill(picture.words, 110)}\n",
             f"![{picture.title}](figures/gallery/{picture.name}.png)\n",
             f"```python\n{code_of(picture)}```\n",
         ]
