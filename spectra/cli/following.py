@@ -1,16 +1,18 @@
 """The command that follows a training run: history."""
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from spectra.cli import exits
-from spectra.cli.files import check_writable, write
+from spectra.cli.files import check_outputs, picture_format, write
 from spectra.cli.options import COMPUTATION, RULES, shared
 
 if TYPE_CHECKING:
+    from spectra.reports.plots import Format
     from spectra.trajectories import History
 
 THOROUGH_REPLICATES = 200
@@ -46,6 +48,7 @@ Examples:
     type=click.Path(file_okay=False, path_type=Path),
     help="Write pictures of alpha by step, over all layers and by role.",
 )
+@shared("format")
 @click.option("--strict", is_flag=True, help="Exit with 4 if a checkpoint was left out.")
 @click.option("--quiet", is_flag=True, help="No table and no progress.")
 def history(sources: tuple[str, ...], **options: Any) -> None:  # noqa: ANN401 - click's values
@@ -74,10 +77,8 @@ def history(sources: tuple[str, ...], **options: Any) -> None:  # noqa: ANN401 -
         replicates = THOROUGH_REPLICATES if thorough else analysis.REPLICATES
     rows, quiet, strict = options.pop("rows"), options.pop("quiet"), options.pop("strict")
     files = {key: options.pop(key) for key in ("json_file", "csv_file", "plots")}
-    if files["json_file"] == "-" == files["csv_file"]:
-        raise click.UsageError("--json and --csv cannot both write to standard output")
-    for file in files.values():
-        check_writable(file)
+    suffix = picture_format(files["plots"], options.pop("suffix"))
+    err = check_outputs(files)
     interrupted = False
     try:
         with progress_bar(quiet=quiet) as progress:
@@ -91,7 +92,7 @@ def history(sources: tuple[str, ...], **options: Any) -> None:  # noqa: ANN401 -
             )
     except trajectories.HistoryInterrupted as stop:
         result, interrupted = stop.history, True
-    _deliver(result, rows=rows, quiet=quiet, **files)
+    _deliver(result, files, suffix, rows=rows, quiet=quiet, err=err)
     if interrupted:
         sys.exit(exits.INTERRUPTED)
     if strict and result.left_out:
@@ -100,27 +101,26 @@ def history(sources: tuple[str, ...], **options: Any) -> None:  # noqa: ANN401 -
 
 def _deliver(
     result: "History",
+    files: Mapping[str, Any],
+    suffix: "Format",
     *,
     rows: int,
     quiet: bool,
-    json_file: str | None,
-    csv_file: str | None,
-    plots: Path | None,
+    err: bool,
 ) -> None:
     from rich.console import Console
 
     from spectra.reports import histories, history_terminal
 
-    if json_file:
-        write(json_file, histories.history_to_json(result))
-    if csv_file:
-        write(csv_file, histories.history_to_csv(result))
-    if plots:
+    writers = {"json_file": histories.history_to_json, "csv_file": histories.history_to_csv}
+    for key, writer in writers.items():
+        if files[key]:
+            write(files[key], writer(result))
+    if files["plots"]:
         from spectra.reports.plots import save_history_plots
 
-        for path in save_history_plots(result, plots):
+        for path in save_history_plots(result, files["plots"], suffix=suffix):
             if not quiet:
                 click.echo(str(path), err=True)
     if not quiet:
-        console = Console(stderr="-" in (json_file, csv_file))
-        history_terminal.show_history(result, console, rows=rows)
+        history_terminal.show_history(result, Console(stderr=err), rows=rows)
