@@ -40,7 +40,9 @@ def main() -> None:
         )
     text = README.read_text("utf-8")
     README.write_text(
-        re.sub(r"(?s)(```text\n).*?(```)", lambda m: f"{m[1]}{next(outputs)}\n{m[2]}", text, count=2)
+        re.sub(
+            r"(?s)(```text\n).*?(```)", lambda m: f"{m[1]}{next(outputs)}\n{m[2]}", text, count=2
+        )
     )
 
 

@@ -35,7 +35,7 @@ FAMILIES = [
         "higher": False,
         "source": "Linzaer/Ultra-Light-Fast-Generic-Face-Detector-1MB, MIT",
         "says": "One architecture: alpha orders the checkpoints by their losses, and alpha_hat reverses"
-        " them (the weights grow while they learn). The last three are not told apart with confidence.",
+        " them (the weights grow while they learn). Neighbours are not told apart with confidence.",
     },
     {
         "title": "EfficientNet-lite 0, 1 and 2",
@@ -130,8 +130,8 @@ def seeds() -> list[str]:
     results = json.loads((DOCS / "validation_seeds.json").read_text("utf-8"))
     lines = [
         "",
-        "| networks | metric | layers | pairs | p beyond 0.05 or 0.95 | beyond 0.01 or 0.99 |",
-        "| --- " * 6 + "|",
+        "| networks | metric | layers | pairs | p beyond 0.05 or 0.95 | beyond 0.01 or 0.99 | spread |",
+        "| --- " * 7 + "|",
     ]
     for name, result in results.items():
         for state in ("trained", "untrained"):
@@ -139,6 +139,7 @@ def seeds() -> list[str]:
                 lines.append(
                     f"| {name}, {state} | {metric} | {value['layers']} | {value['pairs']} |"
                     f" {value['beyond_0.05']:.0%} | {value['beyond_0.01']:.0%} |"
+                    f" {value['spread']:.2f} |"
                 )
     return lines
 
@@ -151,10 +152,10 @@ def main() -> None:
     text = page.read_text("utf-8")
     parts = {"real": real(arguments.models), "made": made(), "seeds": seeds()}
     for name, lines in parts.items():
-        begin, end = f"<!-- {name}: begin -->\n", f"\n<!-- {name}: end -->"
-        before, _, rest = text.partition(begin)
-        _, _, after = rest.partition(end)
-        text = before + begin + "\n".join(lines).strip("\n") + end + after
+        begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+        before, rest = text.split(begin)
+        table = "\n".join(lines).strip("\n")
+        text = f"{before}{begin}\n{table}\n{end}{rest.split(end)[1]}"
     page.write_text(text, "utf-8")
 
 
