@@ -13,10 +13,12 @@ from spectra.cli.options import COMPUTATION, RULES, shared
 if TYPE_CHECKING:
     from spectra.ranking import Ranking
 
+TEXT_FILES = ("json_file", "csv_file", "html_file")
+
 EXAMPLES = """\b
 Examples:
   spectra rank run-a.safetensors run-b.safetensors
-  spectra rank models/*.pth --scores errors.csv
+  spectra rank models/*.pth --scores errors.csv --html ranking.html
   spectra rank a.json b.json --json - | jq .best"""
 
 
@@ -45,6 +47,7 @@ Examples:
 @click.option(
     "--csv", "csv_file", metavar="FILE", help="Write one row a model as CSV; - for stdout."
 )
+@shared("html_file")
 @click.option(
     "--plots",
     metavar="DIR",
@@ -72,9 +75,9 @@ def rank(sources: tuple[str, ...], **options: Any) -> None:  # noqa: ANN401 - cl
 
     store = None if options.pop("no_cache") else Store()
     quiet, strict = options.pop("quiet"), options.pop("strict")
-    files = {key: options.pop(key) for key in ("json_file", "csv_file", "plots")}
-    if files["json_file"] == "-" == files["csv_file"]:
-        raise click.UsageError("--json and --csv cannot both write to standard output")
+    files = {key: options.pop(key) for key in (*TEXT_FILES, "plots")}
+    if list(files.values()).count("-") > 1:
+        raise click.UsageError("only one of --json, --csv and --html can write to standard output")
     for file in files.values():
         check_writable(file)
     direction = options.pop("scores_are")
@@ -91,22 +94,15 @@ def rank(sources: tuple[str, ...], **options: Any) -> None:  # noqa: ANN401 - cl
         sys.exit(exits.LAYERS)
 
 
-def _deliver(
-    result: "Ranking",
-    *,
-    quiet: bool,
-    json_file: str | None,
-    csv_file: str | None,
-    plots: Path | None,
-) -> None:
+def _deliver(result: "Ranking", *, quiet: bool, plots: Path | None, **files: str | None) -> None:
     from rich.console import Console
 
-    from spectra.reports import ranking_terminal, rankings
+    from spectra.reports import ranking_terminal, ranking_to_html, rankings
 
-    if json_file:
-        write(json_file, rankings.ranking_to_json(result))
-    if csv_file:
-        write(csv_file, rankings.ranking_to_csv(result))
+    writers = (rankings.ranking_to_json, rankings.ranking_to_csv, ranking_to_html)
+    for key, to_text in zip(TEXT_FILES, writers, strict=True):
+        if file := files[key]:
+            write(file, to_text(result))
     if plots:
         from spectra.reports.plots import save_ranking_plots
 
@@ -114,5 +110,5 @@ def _deliver(
             if not quiet:
                 click.echo(str(path), err=True)
     if not quiet:
-        console = Console(stderr="-" in (json_file, csv_file))
+        console = Console(stderr="-" in files.values())
         ranking_terminal.show_ranking(result, console)

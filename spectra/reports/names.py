@@ -1,4 +1,4 @@
-"""Names of layers, made to fit."""
+"""Names of layers and models, made to fit."""
 
 from collections.abc import Callable
 
@@ -39,3 +39,30 @@ def shorten(name: str, width: int, *, measure: Callable[[str], int] = len) -> st
     while measure(short) >= width:
         short = short[1:]
     return f"…{short}"
+
+
+def shorten_middle(name: str, width: int, *, measure: Callable[[str], int] = len) -> str:
+    """Make a name fit by leaving out its middle, as suits models, whose names differ at either end.
+
+    Parameters
+    ----------
+    name : str
+        Control characters are shown as escapes.
+    width : int
+        At least 2.
+    measure : callable
+        How wide a text is.
+
+    Examples
+    --------
+    >>> shorten_middle("a-model-with-a-long-name", 16)
+    'a-model-w…g-name'
+    """
+    name = printable(name)
+    if measure(name) <= width:
+        return name
+    head = (width - 1) * 3 // 5
+    start, end = name[:head], name[head + 1 - width :]
+    while measure(f"{start}…{end}") > width and (start or end):
+        start, end = (start, end[1:]) if end else (start[:-1], end)
+    return f"{start}…{end}"

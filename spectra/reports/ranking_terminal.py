@@ -9,13 +9,13 @@ from rich.table import Table
 from rich.text import Text
 
 from spectra.errors import printable
-from spectra.ranking import MARK_TEXT, Agreement, Mark, RankedModel, Ranking
+from spectra.ranking import MARK_TEXT, Agreement, Mark, Ranking
+from spectra.reports.names import shorten_middle
+from spectra.reports.ranking_words import interval, places, probability, verdict
 from spectra.reports.terminal import add_row, new_table, shorten
 
-SURE = 0.95
 NAME_WIDTH = 36
 MIN_NAME_WIDTH = 12
-NAMED = 3
 CODES = {
     Mark.OVER_TRAINED: "over",
     Mark.MOSTLY_RANDOM_LIKE: "noise",
@@ -37,7 +37,7 @@ def show_ranking(ranking: Ranking, console: Console) -> None:
     console.print(_models(ranking, console.width))
     console.print(Text(f"  {_legend(ranking)}", style="dim"))
     console.print()
-    console.print(Text(printable(verdict(ranking))), highlight=False)
+    console.print(Text(printable(verdict(ranking, named=_named))), highlight=False)
     for item in ranking.left_out:
         line = f"not ranked: {item.source}: {item.reason}"
         console.print(Text(printable(line), style="yellow"))
@@ -46,36 +46,8 @@ def show_ranking(ranking: Ranking, console: Console) -> None:
         _show_scores(ranking, console)
 
 
-def verdict(ranking: Ranking) -> str:
-    """Say in a sentence which model is best, and how sure that is."""
-    names = {model.name: fit_name(model.name, NAME_WIDTH) for model in ranking.models}
-    first, second = ranking.models[:2]
-    p = ranking.p_better(first.name, second.name)
-    if ranking.best is None:
-        return (
-            "No model is called best: all have layers below alpha 2 (over-trained), where lower is"
-            f" not better. The lowest {ranking.metric} has {names[first.name]}."
-        )
-    if Mark.OVER_TRAINED in second.warnings:
-        return (
-            f"Best: {names[first.name]}; the others have layers below alpha 2 (over-trained), where"
-            " lower is not better."
-        )
-    if math.isnan(p):
-        return f"First: {names[first.name]}; one layer cannot tell how sure that is."
-    rivals = [
-        names[model.name]
-        for model in ranking.models[1:]
-        if ranking.p_better(first.name, model.name) < SURE
-        and Mark.OVER_TRAINED not in model.warnings
-    ]
-    if not rivals:
-        return f"Best: {names[first.name]} (probability {_probability(p)} against the second)."
-    more = f" and {len(rivals) - NAMED} more" if len(rivals) > NAMED else ""
-    return (
-        f"First: {names[first.name]}. Not told from it (probability below {SURE}):"
-        f" {', '.join(rivals[:NAMED])}{more}."
-    )
+def _named(name: str) -> str:
+    return fit_name(name, NAME_WIDTH)
 
 
 def _models(ranking: Ranking, width: int) -> Table:
@@ -83,13 +55,13 @@ def _models(ranking: Ranking, width: int) -> Table:
     following = [*ranking.models[1:], None]
     cells = [
         (
-            _places(model),
+            places(model),
             model.name,
             f"{model.value:.3f}",
-            _interval(model),
+            interval(model),
             f"{model.mean:.2f}",
             str(model.n_layers),
-            "" if after is None else _probability(ranking.p_better(model.name, after.name)),
+            "" if after is None else probability(ranking.p_better(model.name, after.name)),
             " ".join(CODES[mark] for mark in model.warnings),
         )
         for model, after in zip(ranking.models, following, strict=True)
@@ -107,45 +79,8 @@ def _models(ranking: Ranking, width: int) -> Table:
 
 
 def fit_name(name: str, width: int) -> str:
-    """Make a model's name fit by leaving out its middle.
-
-    Examples
-    --------
-    >>> fit_name("a-model-with-a-long-name", 16)
-    'a-model-w…g-name'
-    """
-    name = printable(name)
-    if cell_len(name) <= width:
-        return name
-    head = (width - 1) * 3 // 5
-    short = f"{name[:head]}…{name[head + 1 - width :]}"
-    while cell_len(short) > width:  # wide characters take two cells
-        short = f"{short.partition('…')[0]}…{short.partition('…')[2][1:]}"
-    return short
-
-
-def _places(model: RankedModel) -> str:
-    low, high = model.rank_low, model.rank_high
-    return f"{model.rank}" if low == high else f"{model.rank} ({low}-{high})"
-
-
-def _interval(model: RankedModel) -> str:
-    if not math.isfinite(model.value_low) or not math.isfinite(model.value_high):
-        return "–"
-    return f"{model.value_low:.2f} to {model.value_high:.2f}"
-
-
-def _probability(p: float) -> str:
-    """Say a probability in two digits, never as certain.
-
-    Examples
-    --------
-    >>> _probability(0.9996), _probability(0.614), _probability(math.nan)
-    ('>.99', '.61', '–')
-    """
-    if math.isnan(p):
-        return "–"
-    return ">.99" if p > 0.99 else "<.01" if p < 0.01 else f"{p:.2f}".lstrip("0")
+    """Make a model's name fit by leaving out its middle; wide letters take two cells."""
+    return shorten_middle(name, width, measure=cell_len)
 
 
 def _legend(ranking: Ranking) -> str:
