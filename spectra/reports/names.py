@@ -1,6 +1,7 @@
 """Names of layers and models, made to fit."""
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 
 from spectra.errors import printable
 
@@ -66,3 +67,28 @@ def shorten_middle(name: str, width: int, *, measure: Callable[[str], int] = len
     while measure(f"{start}…{end}") > width and (start or end):
         start, end = (start, end[1:]) if end else (start[:-1], end)
     return f"{start}…{end}"
+
+
+def told_apart(names: Sequence[str], width: int) -> list[str]:
+    """Make names fit and keep them distinct: what all begin with goes first.
+
+    Parameters
+    ----------
+    names : sequence of str
+    width : int
+
+    Examples
+    --------
+    >>> told_apart(["run-a-epoch-1-loss-2.71606", "run-a-epoch-20-loss-3.70158"], 12)
+    ['…1-loss-2.7…', '…20-loss-3.…']
+    """
+    names = [printable(name) for name in names]
+    shared = os.path.commonprefix(names)
+    cut = 1 + max(shared.rfind(mark) for mark in "/-_. ")
+    if max(map(len, names), default=0) <= width or len(names) < 2:
+        cut = 0
+    begun = [f"…{name[cut:]}" if cut else name for name in names]
+    short = [name if len(name) <= width else f"{name[: width - 1]}…" for name in begun]
+    if len(set(short)) == len(set(names)):
+        return short
+    return [shorten_middle(name, width) for name in names]

@@ -12,13 +12,13 @@ from spectra.reports.html.groups import Entry
 from spectra.reports.html.labels import Point, place_labels
 from spectra.reports.html.marks import MARKS, line_swatch, swatch
 from spectra.reports.html.markup import Markup, number, pixels, tag
-from spectra.reports.names import shorten, shorten_middle
+from spectra.reports.names import shorten, shorten_middle, told_apart
 from spectra.reports.ranking_words import interval, places
 from spectra.verdicts import OVER_TRAINED
 
 WIDTH = 920.0
 ROW = 30.0
-NAMES = 300.0  # pixels of the names beside the order
+NAMES = 325.0  # pixels of the names beside the order
 MOST_DRAWN = 60  # models; the table has all
 STYLES = (("blue", "circle"), ("orange", "square"), ("green", "up"), ("pink", "diamond"),
           ("brown", "hexagon"), ("sky", "down"), ("red", "star"), ("grey", "plus"))  # fmt: skip
@@ -44,7 +44,8 @@ def order_picture(ranking: Ranking) -> Markup:
             y_title="place, with its interval, and model", y_ticks=(),
         ),
     ]  # fmt: skip
-    for row, model in enumerate(models):
+    names = told_apart([model.name for model in models], 34)
+    for row, (model, name) in enumerate(zip(models, names, strict=True)):
         at = y.at(row)
         if math.isfinite(model.value_low) and math.isfinite(model.value_high):
             ends = [(x.at(model.value_low), at), (x.at(model.value_high), at)]
@@ -53,7 +54,7 @@ def order_picture(ranking: Ranking) -> Markup:
         hollow = " hollow" if Mark.OVER_TRAINED in model.warnings else ""
         parts += [
             charts.text(0, at + 4, places(model)),
-            charts.text(64, at + 4, shorten_middle(model.name, 34), class_="title"),
+            charts.text(64, at + 4, name, class_="title"),
             charts.mark(x.at(model.value), at, shape, f"r-{colour}{hollow}", says=describe(model),
                         href=f"#model-{row + 1}"),
         ]  # fmt: skip
@@ -98,7 +99,8 @@ def scores_picture(ranking: Ranking, label: str) -> Markup:
     y = Axis(*_widened([values[model.name] for model in ranking.models]), height - 52, 28)
     points = []
     drawn = []
-    for model in ranking.models:
+    names = told_apart([model.name for model in ranking.models], 20)
+    for model, name in zip(ranking.models, names, strict=True):
         at = (x.at(model.value), y.at(values[model.name]))
         colour, shape = styles.get(groups[model.name], STYLES[0])
         if math.isfinite(model.value_low) and math.isfinite(model.value_high):
@@ -106,15 +108,15 @@ def scores_picture(ranking: Ranking, label: str) -> Markup:
             drawn.append(charts.line(ends, "interval faint"))
         says = f"{describe(model)}; {label} {values[model.name]:g}"
         drawn.append(charts.mark(*at, shape, f"r-{colour}", says=says))
-        points.append(Point(*at, shorten_middle(model.name, 22)))
+        points.append(Point(*at, name))
     better = "higher" if ranking.scores.higher_is_better else "lower"
     frame = charts.frame(
         x, y, x_title=f"{ranking.metric}; lower is better",
         y_title=f"{shorten(label, 40)}; {better} is better",
     )  # fmt: skip
-    names = place_labels(points, (x.start, y.end, x.end, y.start))
+    labels = place_labels(points, (x.start, y.end, x.end, y.start))
     return charts.svg(
-        width, height, frame, *drawn, names,
+        width, height, frame, *drawn, labels,
         label=f"{ranking.metric} of every model against {label}; the tables hold the numbers",
     )  # fmt: skip
 

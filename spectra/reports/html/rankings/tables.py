@@ -126,8 +126,8 @@ def pairs_section(ranking: Ranking) -> Markup | None:
         "Pair by pair: how sure",
         pieces.legend(figures.shade_legend()),
         tag("div", table, class_="scroll", tabindex="0", role="region", aria_label=caption),
-        tag("p", "Columns are numbered as the rows are. Pale cells are pairs that the weights do not"
-            " tell apart.", class_="note"),
+        tag("p", "Columns are numbered as the rows are. The darker a cell, the surer; without colour the"
+            " weights say nothing.", class_="note"),
     )  # fmt: skip
 
 
