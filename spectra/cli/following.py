@@ -1,0 +1,126 @@
+"""The command that follows a training run: history."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from spectra.cli import exits
+from spectra.cli.files import check_writable, write
+from spectra.cli.options import COMPUTATION, RULES, shared
+
+if TYPE_CHECKING:
+    from spectra.trajectories import History
+
+THOROUGH_REPLICATES = 200
+
+EXAMPLES = """\b
+Examples:
+  spectra history runs/one
+  spectra history checkpoint-500 checkpoint-1000 --metrics all
+  spectra history runs/one --json - --quiet | jq .signs"""
+
+
+@click.command(epilog=EXAMPLES, short_help="Follow a training run over its checkpoints.")
+@click.argument("sources", metavar="FOLDER | SOURCE...", nargs=-1, required=True)
+@shared(*RULES, *COMPUTATION, "replicates", "metrics")
+@click.option(
+    "--rows",
+    metavar="N",
+    type=click.IntRange(min=0),
+    default=60,
+    show_default=True,
+    help="Most rows of the table, evenly over the run. 0: all.",
+)
+@click.option("--json", "json_file", metavar="FILE", help="Write everything as JSON; - for stdout.")
+@click.option(
+    "--csv",
+    "csv_file",
+    metavar="FILE",
+    help="Write one row a checkpoint and layer as CSV; - for stdout.",
+)
+@click.option(
+    "--plots",
+    metavar="DIR",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Write pictures of alpha by step, over all layers and by role.",
+)
+@click.option("--strict", is_flag=True, help="Exit with 4 if a checkpoint was left out.")
+@click.option("--quiet", is_flag=True, help="No table and no progress.")
+def history(sources: tuple[str, ...], **options: Any) -> None:  # noqa: ANN401 - click's values
+    """Follow a training run over its checkpoints: what moves, where that changes, what goes wrong.
+
+    FOLDER holds the checkpoints of one run: files, folders such as checkpoint-500, or reports that
+    analyze wrote. The number that varies among their names is the step; optimizer states and other
+    files are skipped and listed. Or name the checkpoints themselves.
+
+    Layers are compared with themselves. Changes of a rate are told from six checkpoints on, with the
+    chance that a steady drift looks as broken. Signs of over-training are more layers below alpha 2,
+    a layer whose alpha falls below 2 with all of its interval, correlation traps that appear (with
+    --metrics all), ranks that collapse, weights that are not finite.
+
+    Exit codes: 0 done; 2 wrong usage; 3 no checkpoint can be read; 4 a checkpoint was left out and
+    --strict was given; 130 interrupted (what was done is written, and marked).
+    """
+    from spectra import analysis, trajectories
+    from spectra.cli.progress import progress_bar
+    from spectra.store import Store
+
+    store = None if options.pop("no_cache") else Store()
+    thorough = options.pop("metrics") == "all"
+    replicates = options.pop("replicates")
+    if replicates is None:
+        replicates = THOROUGH_REPLICATES if thorough else analysis.REPLICATES
+    rows, quiet, strict = options.pop("rows"), options.pop("quiet"), options.pop("strict")
+    files = {key: options.pop(key) for key in ("json_file", "csv_file", "plots")}
+    if files["json_file"] == "-" == files["csv_file"]:
+        raise click.UsageError("--json and --csv cannot both write to standard output")
+    for file in files.values():
+        check_writable(file)
+    interrupted = False
+    try:
+        with progress_bar(quiet=quiet) as progress:
+            result = trajectories.history(
+                sources[0] if len(sources) == 1 else sources,
+                progress=progress,
+                store=store,
+                evidence=thorough,
+                replicates=replicates,
+                **options,
+            )
+    except trajectories.HistoryInterrupted as stop:
+        result, interrupted = stop.history, True
+    _deliver(result, rows=rows, quiet=quiet, **files)
+    if interrupted:
+        sys.exit(exits.INTERRUPTED)
+    if strict and result.left_out:
+        sys.exit(exits.LAYERS)
+
+
+def _deliver(
+    result: "History",
+    *,
+    rows: int,
+    quiet: bool,
+    json_file: str | None,
+    csv_file: str | None,
+    plots: Path | None,
+) -> None:
+    from rich.console import Console
+
+    from spectra.reports import histories, history_terminal
+
+    if json_file:
+        write(json_file, histories.history_to_json(result))
+    if csv_file:
+        write(csv_file, histories.history_to_csv(result))
+    if plots:
+        from spectra.reports.plots import save_history_plots
+
+        for path in save_history_plots(result, plots):
+            if not quiet:
+                click.echo(str(path), err=True)
+    if not quiet:
+        console = Console(stderr="-" in (json_file, csv_file))
+        history_terminal.show_history(result, console, rows=rows)

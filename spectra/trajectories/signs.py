@@ -1,0 +1,147 @@
+"""Signs that a run goes wrong: over-training, traps, ranks that collapse, weights that are not finite."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+from scipy import stats
+
+from spectra.records import Finding, LayerReport, ModelReport, Status, Verdict
+from spectra.trajectories.records import Sign, SignKind
+from spectra.verdicts import OVER_TRAINED
+
+Seen = Callable[[LayerReport], bool]
+
+
+def signs_of(steps: Sequence[int], reports: Sequence[ModelReport]) -> tuple[Sign, ...]:
+    """Look for signs in every layer and in the model, the earliest first.
+
+    A sign of a layer starts at the first checkpoint from which on all show it, up to the last that
+    can, and was not there at an earlier one: what comes and goes is none. Weights that are not
+    finite count wherever they are.
+
+    Parameters
+    ----------
+    steps : sequence of int
+    reports : sequence of ModelReport
+        Of one architecture, in the order of `steps`.
+
+    Returns
+    -------
+    tuple of Sign
+    """
+    if not reports:
+        return ()
+    found: list[Sign] = []
+    for rows in zip(*(report.layers for report in reports), strict=True):
+        found += _of_layer(steps, rows)
+    found += _rising(steps, reports)
+    return tuple(sorted(found, key=lambda sign: (sign.step, bool(sign.layer))))
+
+
+def _of_layer(steps: Sequence[int], rows: Sequence[LayerReport]) -> Iterator[Sign]:
+    broken = [i for i, row in enumerate(rows) if row.status is Status.NON_FINITE]
+    if broken:
+        yield Sign(
+            SignKind.NON_FINITE, rows[0].name, steps[broken[0]], len(broken), math.nan, math.nan
+        )
+    fitted = [i for i, row in enumerate(rows) if row.status is Status.OK]
+    able = [i for i in fitted if rows[i].averaged]
+    begin = _begin(rows, able, _is_below_band)
+    if begin is not None and any(rows[i]["alpha"] >= OVER_TRAINED for i in able if i < begin):
+        last = rows[able[-1]]
+        yield _sign(SignKind.LEFT_BAND, steps, able, begin, last, float(last["alpha"]), _p(last))
+    looked = [i for i in fitted if "n_traps" in rows[i].metrics]
+    begin = _begin(rows, looked, lambda row: Finding.CORRELATION_TRAP in row.warnings)
+    if begin is not None and begin > looked[0]:
+        last = rows[looked[-1]]
+        chance = float(last.metrics.get("trap_p", math.nan))
+        yield _sign(
+            SignKind.CORRELATION_TRAP, steps, looked, begin, last, float(last["n_traps"]), chance
+        )
+    ranked = [i for i, row in enumerate(rows) if row.status in (Status.OK, Status.ZERO)]
+    begin = _begin(rows, ranked, _is_collapsed)
+    if begin is not None and begin > ranked[0]:
+        last = rows[ranked[-1]]
+        zero = last.status is Status.ZERO
+        share = 1.0 if zero else float(last["rank_loss"]) / max(1, last.n_eigenvalues)
+        yield _sign(SignKind.RANK_COLLAPSE, steps, ranked, begin, last, share, math.nan)
+
+
+def _begin(rows: Sequence[LayerReport], able: Sequence[int], seen: Seen) -> int | None:
+    """Return where the unbroken run of `seen` that reaches the last checkpoint begins."""
+    begin = None
+    for i in reversed(able):
+        if not seen(rows[i]):
+            break
+        begin = i
+    return begin
+
+
+def _sign(
+    kind: SignKind,
+    steps: Sequence[int],
+    able: Sequence[int],
+    begin: int,
+    last: LayerReport,
+    value: float,
+    p_value: float,
+) -> Sign:
+    count = sum(i >= begin for i in able)
+    return Sign(kind, last.name, steps[begin], count, value, p_value)
+
+
+def _is_below_band(row: LayerReport) -> bool:
+    return row.verdict is Verdict.OVER_TRAINED and float(row["alpha_high"]) < OVER_TRAINED
+
+
+def _is_collapsed(row: LayerReport) -> bool:
+    return row.status is Status.ZERO or Finding.RANK_COLLAPSE in row.warnings
+
+
+def _p(row: LayerReport) -> float:
+    """Return the chance of an alpha as low if it were 2, from its own 95 % interval.
+
+    The interval is symmetric in ln(alpha - 1) (docs/uncertainty.md), normal enough for this.
+    """
+    alpha, high = float(row["alpha"]), float(row["alpha_high"])
+    if not 1 < alpha < high:
+        return math.nan
+    spread = math.log((high - 1) / (alpha - 1)) / stats.norm.ppf(0.975)
+    return float(stats.norm.cdf(math.log((alpha - 1) / (OVER_TRAINED - 1)) / spread))
+
+
+def _rising(steps: Sequence[int], reports: Sequence[ModelReport]) -> Iterator[Sign]:
+    """Tell whether more layers are over-trained at the end than at the first checkpoint.
+
+    The same layers are compared: if nothing drove them, as many would cross 2 upwards as downwards
+    (the exact sign test of McNemar, one-sided). The sign starts where the share passes that of the
+    first checkpoint for good.
+    """
+    able = [i for i, report in enumerate(reports) if any(x.averaged for x in report.layers)]
+    if len(able) < 2:
+        return
+    below = np.array([[x.verdict is Verdict.OVER_TRAINED for x in reports[i].layers] for i in able])
+    known = np.array([[x.averaged for x in reports[i].layers] for i in able])
+    shares = below.sum(axis=1) / known.sum(axis=1)
+    later = len(able)
+    while shares[later - 1] > shares[0]:
+        later -= 1
+    if later == len(able):
+        return
+    both = known[0] & known[-1]
+    down = int((both & ~below[0] & below[-1]).sum())
+    up = int((both & below[0] & ~below[-1]).sum())
+    chance = (
+        float(stats.binomtest(down, down + up, 0.5, alternative="greater").pvalue)
+        if (down + up)
+        else math.nan
+    )
+    yield Sign(
+        SignKind.OVER_TRAINED_RISING,
+        "",
+        steps[able[later]],
+        len(able) - later,
+        float(shares[-1]),
+        chance,
+    )
