@@ -1,7 +1,7 @@
 """Names of layers and models, made to fit."""
 
-import os
 from collections.abc import Callable, Sequence
+from itertools import takewhile
 
 from spectra.errors import printable
 
@@ -83,7 +83,8 @@ def told_apart(names: Sequence[str], width: int) -> list[str]:
     ['…1-loss-2.7…', '…20-loss-3.…']
     """
     names = [printable(name) for name in names]
-    shared = os.path.commonprefix(names)
+    columns = zip(*names, strict=False)
+    shared = "".join(letters[0] for letters in takewhile(lambda c: len({*c}) == 1, columns))
     cut = 1 + max(shared.rfind(mark) for mark in "/-_. ")
     if max(map(len, names), default=0) <= width or len(names) < 2:
         cut = 0
