@@ -8,6 +8,7 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -32,31 +33,52 @@ WINSOR = 5.0
 """Entries are clipped at this many standard deviations to see whether a few huge ones make a trap."""
 
 
-COLUMNS: Mapping[str, str] = MappingProxyType(
+@dataclass(frozen=True, slots=True)
+class Column:
+    """What a column of evidence holds in words; whether that is a count, an integer in tables."""
+
+    summary: str
+    count: bool = False
+
+
+COLUMNS: Mapping[str, Column] = MappingProxyType(
     {
-        "alpha_null": "mean alpha of Gaussian matrices of the same shape, same estimator",
-        "alpha_null_sd": "their standard deviation",
-        "alpha_z": "(alpha - alpha_null) / alpha_null_sd",
-        "n_erg_null": "mean n_erg of those matrices",
-        "delta_lambda_min_null": "their mean delta_lambda_min",
-        "delta_lambda_min_null_sd": "its standard deviation",
-        "alpha_near_low": "least alpha over tails whose ks is within 10 % of the least",
-        "alpha_near_high": "largest alpha over those tails",
-        "alpha_farms": "alpha (hill_mid) of pooled square sub-matrices, free of the aspect ratio",
-        "alpha_farms_sd": "standard deviation of alpha over single sub-matrices",
-        "alpha_shuffled": "mean alpha of the same entries shuffled",
-        "n_traps": "eigenvalues of the shuffled matrix above its Tracy-Widom bound (median of 5)",
-        "trap_p": "chance of the largest of them in noise (median of 5)",
-        "trap_mean_share": "share of the largest trap's excess that goes with the mean of W",
-        "trap_entries_share": "share that goes with entries beyond 5 standard deviations",
-        "rand_distance": "Wasserstein distance to the shuffled matrix's spectrum, over the mean",
-        "shuffled_distance": "largest such distance between two shuffled copies",
-        "gof_p": "share of power-law samples, refitted, that are as far from their fit as the data",
-        "alpha_truncated": "alpha of a power law with exponential cut-off at the same xmin",
-        "truncated_rate": "rate of that cut-off, per unit of λ",
-        "lr_lognormal": "log-likelihood ratio against a lognormal, normalised; below 0 it is better",
-        "lr_exponential": "the same against an exponential",
-        "lr_truncated": "the same against the power law with cut-off",
+        "alpha_null": Column("mean alpha of Gaussian matrices of the same shape, same estimator"),
+        "alpha_null_sd": Column("their standard deviation"),
+        "alpha_z": Column("(alpha - alpha_null) / alpha_null_sd"),
+        "n_erg_null": Column("mean n_erg of those matrices"),
+        "delta_lambda_min_null": Column("their mean delta_lambda_min"),
+        "delta_lambda_min_null_sd": Column("its standard deviation"),
+        "alpha_near_low": Column("least alpha over tails whose ks is within 10 % of the least"),
+        "alpha_near_high": Column("largest alpha over those tails"),
+        "alpha_farms": Column(
+            "alpha (hill_mid) of pooled square sub-matrices, free of the aspect ratio"
+        ),
+        "alpha_farms_sd": Column("standard deviation of alpha over single sub-matrices"),
+        "alpha_shuffled": Column("mean alpha of the same entries shuffled"),
+        "n_traps": Column(
+            "eigenvalues of the shuffled matrix above its Tracy-Widom bound (median of 5)",
+            count=True,
+        ),
+        "trap_p": Column("chance of the largest of them in noise (median of 5)"),
+        "trap_mean_share": Column(
+            "share of the largest trap's excess that goes with the mean of W"
+        ),
+        "trap_entries_share": Column("share that goes with entries beyond 5 standard deviations"),
+        "rand_distance": Column(
+            "Wasserstein distance to the shuffled matrix's spectrum, over the mean"
+        ),
+        "shuffled_distance": Column("largest such distance between two shuffled copies"),
+        "gof_p": Column(
+            "share of power-law samples, refitted, that are as far from their fit as the data"
+        ),
+        "alpha_truncated": Column("alpha of a power law with exponential cut-off at the same xmin"),
+        "truncated_rate": Column("rate of that cut-off, per unit of λ"),
+        "lr_lognormal": Column(
+            "log-likelihood ratio against a lognormal, normalised; below 0 it is better"
+        ),
+        "lr_exponential": Column("the same against an exponential"),
+        "lr_truncated": Column("the same against the power law with cut-off"),
     }
 )
 

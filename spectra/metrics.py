@@ -36,6 +36,8 @@ class Metric:
         Whether the model's summary holds its mean.
     better : str
         Which end is that of models that generalise better: ``lower``, ``higher``, or unknown.
+    count : bool
+        Whether it counts eigenvalues: an integer in tables, with null where there is none.
     """
 
     compute: Callable[[Spectrum, TailFit], Value]
@@ -44,6 +46,7 @@ class Metric:
     of_tail: bool = False
     in_summary: bool = False
     better: Better = ""
+    count: bool = False
 
 
 def lambda_max(spectrum: Spectrum, fit: TailFit) -> float:
@@ -381,6 +384,7 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
             "number of eigenvalues >= xmin",
             f"{CSN}, section 3.3",
             of_tail=True,
+            count=True,
         ),
         "cutoff_rate": Metric(
             lambda _, fit: fit.cutoff_rate,
@@ -417,9 +421,11 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
         ),
         "stable_rank": Metric(stable_rank, "Σλ / λ_max", f"{JMLR}, section 3.1", in_summary=True),
         "matrix_rank": Metric(
-            matrix_rank, "number of λ > (eps_float32 ‖W‖_F)²", f"{JMLR}, section 3.1"
+            matrix_rank, "number of λ > (eps_float32 ‖W‖_F)²", f"{JMLR}, section 3.1", count=True
         ),
-        "rank_loss": Metric(rank_loss, "n_eigenvalues - matrix_rank", f"{JMLR}, section 3.1"),
+        "rank_loss": Metric(
+            rank_loss, "n_eigenvalues - matrix_rank", f"{JMLR}, section 3.1", count=True
+        ),
         "entropy": Metric(
             entropy, "-Σ p ln p / ln(matrix_rank), p = λ/Σλ", f"{JMLR}, eq. 6", in_summary=True
         ),
@@ -429,14 +435,17 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
             f"{JMLR}, section 2.2; Gavish & Donoho",
         ),
         "n_spikes": Metric(
-            n_spikes, "λ above the Tracy-Widom bound of the bulk, level 0.01", "Johnstone (2001)"
+            n_spikes,
+            "λ above the Tracy-Widom bound of the bulk, level 0.01",
+            "Johnstone (2001)",
+            count=True,
         ),
         "soft_rank": Metric(soft_rank, "lambda_plus / λ_max", f"{JMLR}, eq. 11", in_summary=True),
         "mp_distance": Metric(
             mp_distance, "mean |λ - Marchenko-Pastur quantile| / mean λ", "Wasserstein distance"
         ),
         "n_erg": Metric(
-            n_erg, "size of the tail with Π λ̃ = 1, λ̃ = λ n/Σλ", f"{SETOL}, section 3.2"
+            n_erg, "size of the tail with Π λ̃ = 1, λ̃ = λ n/Σλ", f"{SETOL}, section 3.2", count=True
         ),
         "erg_xmin": Metric(
             erg_xmin, "smallest λ of the tail with Π λ̃ = 1", f"{SETOL}, section 3.2"
@@ -447,6 +456,7 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
             f"{SETOL}, section 6.3",
             of_tail=True,
             in_summary=True,
+            count=True,
         ),
         "delta_lambda_min": Metric(
             delta_lambda_min,

@@ -6,12 +6,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from spectra.errors import unknown_name
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import polars as pl
+    import pyarrow as pa
 
 Vector: TypeAlias = npt.NDArray[np.float64]
 Kind: TypeAlias = Literal["linear", "embedding", "head", "conv1d", "conv2d", "conv3d"]
@@ -354,10 +359,28 @@ class ModelReport:
         return reports.to_text(self)
 
     def write(self, path: str | Path) -> None:
-        """Write the report as ``.json``, ``.csv``, ``.html`` or ``.spectra``, by the ending of `path`."""
+        """Write the report as ``.json``, ``.csv``, ``.html``, ``.md``, ``.parquet`` or ``.spectra``, by the ending of `path`."""
         from spectra import reports
 
         reports.write(self, path)
+
+    def to_arrow(self) -> "pa.Table":
+        """Return the layers as an Arrow table, all else in its metadata: `spectra.reports.frames`."""
+        from spectra import reports
+
+        return reports.frames.table([self])
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """Return the layers as a pandas frame, one row each: `spectra.reports.frames`."""
+        from spectra import reports
+
+        return reports.frames.to_pandas(self.to_arrow())
+
+    def to_polars(self) -> "pl.DataFrame":
+        """Return the layers as a polars frame, one row each: `spectra.reports.frames`."""
+        from spectra import reports
+
+        return reports.frames.to_polars(self.to_arrow())
 
     def _repr_html_(self) -> str:
         from spectra import reports

@@ -8,7 +8,6 @@ import json
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, NoReturn, TypeVar, get_args
 
 import numpy as np
@@ -31,7 +30,6 @@ from spectra.records import (
 )
 from spectra.sources import Checkpoint, Source
 from spectra.sources.safetensors_files import SPECTRA, SafetensorsFile
-from spectra.writing import write_file
 
 SCHEMA_VERSION = 1
 LARGEST = 2**53
@@ -73,22 +71,22 @@ class Kept:
     exclude: tuple[str, ...]
 
 
-def write(report: ModelReport, path: str | Path) -> None:
-    """Keep the spectra of a report, as they were before its convention was applied.
+def to_bytes(report: ModelReport) -> bytes:
+    """Return a file of the spectra of a report, as they were before its convention was applied.
 
     Raises
     ------
     SelectionError
         If the report holds no spectra, as one that was read back from JSON.
-    CheckpointError
-        If the file cannot be written.
     """
     rows, values = [], {}
     for position, layer in enumerate(report.layers):
         raw = None if layer.spectrum is None else layer.spectrum.raw
         if raw is None and (layer.status is Status.OK or layer.spectrum is not None):
-            reason = "cannot be written from a report that holds no spectra"
-            raise SelectionError("E_SPECTRA", str(path), reason, "analyze the weights again")
+            reason = "its report holds no spectra that could be written"
+            raise SelectionError(
+                "E_SPECTRA", report.source.address, reason, "analyze the weights again"
+            )
         rows.append(_row(layer, raw))
         if raw is not None:
             values[str(position)] = raw.eigenvalues
@@ -107,7 +105,7 @@ def write(report: ModelReport, path: str | Path) -> None:
         "skipped": [asdict(item) for item in report.skipped],
     }
     # One key alone: the library writes several in any order, and equal files should be equal.
-    write_file(Path(path), save(values, {SPECTRA: json.dumps(content, allow_nan=False)}))
+    return save(values, {SPECTRA: json.dumps(content, allow_nan=False)})
 
 
 def _row(layer: LayerReport, raw: Spectrum | None) -> dict[str, object]:

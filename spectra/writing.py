@@ -10,14 +10,18 @@ TEMPORARY = ".spectra-{}.tmp"
 """The name under which a file is written before it is moved into place."""
 
 
-def write_file(path: Path, content: bytes) -> None:
+def write_file(path: Path, content: str | bytes) -> None:
     """Write a file that a user asked for; into a device or a pipe as it is.
+
+    Text that is no Unicode is written as escapes.
 
     Raises
     ------
     CheckpointError
         ``E_WRITE`` if it cannot be written.
     """
+    if isinstance(content, str):
+        content = content.encode("utf-8", "backslashreplace")
     try:
         if path.exists() and not path.is_file():  # nothing to be moved over
             path.write_bytes(content)

@@ -2,13 +2,14 @@
 
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from spectra.cli import exits, gating
-from spectra.cli.files import check_writable, write
+from spectra.cli.files import DATA, check_outputs, write
 from spectra.cli.options import COMPUTATION, RULES, shared
 from spectra.errors import AnalysisInterrupted
 
@@ -16,8 +17,15 @@ if TYPE_CHECKING:
     from spectra.records import ModelReport
 
 THOROUGH_REPLICATES = 200
-TEXT_FILES = {"json_file": ".json", "csv_file": ".csv", "html_file": ".html"}
-BINARY_FILES = {"spectra": ".spectra"}
+ENDINGS = {
+    "json_file": ".json",
+    "csv_file": ".csv",
+    "html_file": ".html",
+    "markdown_file": ".md",
+    "parquet_file": ".parquet",
+    "spectra": ".spectra",
+}
+"""Options that write a file, with the ending that names the format."""
 
 ANALYSIS = (
     *RULES,
@@ -25,8 +33,7 @@ ANALYSIS = (
     *COMPUTATION,
     "replicates",
     "metrics",
-    *TEXT_FILES,
-    *BINARY_FILES,
+    *DATA,
     "plots",
     "explain",
     "strict",
@@ -72,7 +79,7 @@ def demo(**options: Any) -> None:  # noqa: ANN401 - click's own values
     from spectra import sources
 
     record = sources.demo_record()
-    if not options["quiet"] and "-" not in [options[key] for key in TEXT_FILES]:
+    if not options["quiet"] and "-" not in map(options.get, DATA):
         click.echo(
             f"A {record['architecture'].split(',')[0]} perceptron, trained on MNIST as in"
             f" arXiv 2507.17912:\ntest error {record['test_error']:.2%} (the paper: 1.64 %), and"
@@ -120,17 +127,9 @@ def _run(source: str | Path, **options: Any) -> None:  # noqa: ANN401 - passed o
     rows, quiet, strict = options.pop("rows"), options.pop("quiet"), options.pop("strict")
     words = options.pop("explain")
     store = None if options.pop("no_cache") else Store()
-    texts = {key: options.pop(key) for key in TEXT_FILES}
-    binaries = {key: options.pop(key) for key in BINARY_FILES}
-    plots = options.pop("plots")
+    files = {key: options.pop(key) for key in (*DATA, "plots")}
     asked = {key: options.pop(key) for key in gating.OPTIONS}
-    err = "-" in texts.values()
-    if list(texts.values()).count("-") > 1:
-        raise click.UsageError("only one of --json, --csv and --html can write to standard output")
-    if "-" in binaries.values():
-        raise click.UsageError("--spectra writes binary data: give a file, not -")
-    for file in (*texts.values(), *binaries.values(), plots):
-        check_writable(file)
+    err = check_outputs(files)
     gate = gating.prepare(asked, options, evidence=thorough)
     interrupted = False
     with gating.names_are_no_commands(gate, err=err):
@@ -146,12 +145,12 @@ def _run(source: str | Path, **options: Any) -> None:  # noqa: ANN401 - passed o
                 )
         except AnalysisInterrupted as stop:
             report, interrupted = stop.report, True
-        _write_files(report, texts | binaries)
+        _write_files(report, files)
         if not quiet:
             # With data on standard output the table goes where a person looks: standard error.
             _show(report, rows=rows, words=words, err=err)
-        if plots and report.complete:
-            _draw(report, plots, quiet=quiet)
+        if files["plots"] and report.complete:
+            _draw(report, files["plots"], quiet=quiet)
         outcomes = gating.judge(gate, report, quiet=quiet, err=err)
     code = gating.conclude(gate, report, outcomes, err=err)
     if interrupted:
@@ -173,15 +172,13 @@ def _leave_at_once() -> None:
         os._exit(exits.INTERRUPTED)
 
 
-def _write_files(report: "ModelReport", files: dict[str, str | None]) -> None:
+def _write_files(report: "ModelReport", files: Mapping[str, Any]) -> None:
     """Write what was asked for, before any table: one that goes into a closed pipe must not cost it."""
-    from spectra.reports.files import BINARIES, TEXTS
+    from spectra.reports.files import WRITERS
 
-    for key, file in files.items():
-        if file and key in TEXT_FILES:
-            write(file, TEXTS[TEXT_FILES[key]](report))
-        elif file:
-            BINARIES[BINARY_FILES[key]](report, Path(file))
+    for key, ending in ENDINGS.items():
+        if files[key]:
+            write(files[key], WRITERS[ending](report))
 
 
 def _show(report: "ModelReport", *, rows: int, words: bool, err: bool) -> None:

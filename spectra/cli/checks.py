@@ -15,7 +15,15 @@ from spectra.engine import lapack
 from spectra.records import Matrix, Spectrum
 
 PACKAGES = ("numpy", "scipy", "torch", "safetensors", "matplotlib", "powerlaw", "click", "rich")
-OPTIONAL = {"gguf": "gguf", "onnx": "onnx", "h5py": "keras", "huggingface_hub": "hf"}
+OPTIONAL = {
+    "gguf": "gguf",
+    "onnx": "onnx",
+    "h5py": "keras",
+    "huggingface_hub": "hf",
+    "pyarrow": "frames",
+    "pandas": "frames",
+    "polars": "frames",
+}
 
 
 def run() -> bool:

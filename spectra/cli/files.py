@@ -1,11 +1,45 @@
 """Files that commands write: refused before the work where they cannot be, whole or not at all."""
 
 import os
+import sys
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import click
 
 from spectra.errors import CheckpointError
+
+DATA: Mapping[str, str] = MappingProxyType(
+    {
+        "json_file": "--json",
+        "csv_file": "--csv",
+        "html_file": "--html",
+        "markdown_file": "--markdown",
+        "parquet_file": "--parquet",
+        "spectra": "--spectra",
+    }
+)
+"""Options that write data, of which one may go to standard output."""
+
+BINARY = ("--parquet", "--spectra")
+
+
+def check_outputs(files: Mapping[str, str | Path | None]) -> bool:
+    """Refuse what cannot be written before the work; tell whether standard output is taken for data."""
+    flags = [flag for key, flag in DATA.items() if files.get(key) == "-"]
+    if len(flags) > 1:
+        raise click.UsageError(f"{' and '.join(flags[:2])} cannot both write to standard output")
+    for file in files.values():
+        check_writable(file)
+    for flag in BINARY:
+        if flag in flags and sys.stdout.isatty():
+            raise click.UsageError(f"{flag} writes binary data: give a file, or a pipe to -")
+    if files.get("parquet_file"):
+        from spectra.reports import frames
+
+        frames.check_installed()
+    return bool(flags)
 
 
 def check_writable(file: str | Path | None) -> None:
@@ -13,21 +47,26 @@ def check_writable(file: str | Path | None) -> None:
     if file is None or file == "-":
         return
     place = Path(file)
-    folder = next(p for p in (place.parent, *place.parent.parents) if p.exists())
+    try:
+        place.exists()  # a name too long for the file system is an error here, not an absence
+        folder = next(p for p in (place.parent, *place.parent.parents) if p.exists())
+    except OSError as error:
+        reason = f"cannot be written ({(error.strerror or str(error)).lower()})"
+        raise CheckpointError("E_WRITE", str(place), reason, "choose another place") from None
     if not os.access(folder, os.W_OK) or (isinstance(file, str) and folder != place.parent):
         raise CheckpointError(
             "E_WRITE", str(place), "its folder is not there or not writable", "choose another place"
         )
 
 
-def write(file: str, text: str) -> None:
-    """Write text to a file, or to standard output for ``-``."""
-    from spectra.reports.tables import write_text
+def write(file: str, content: str | bytes) -> None:
+    """Write text or bytes to a file, or to standard output for ``-``."""
+    from spectra.writing import write_file
 
     if file == "-":
-        click.echo(text, nl=False)
+        click.echo(content, nl=False)
     else:
-        write_text(Path(file), text)
+        write_file(Path(file), content)
 
 
 def append(path: Path, text: str) -> None:

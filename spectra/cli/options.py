@@ -115,6 +115,18 @@ _OPTIONS: Mapping[str, Callable[[Any], Any]] = MappingProxyType(
             help="Write one page to read in a browser: the verdict, pictures and tables, in one file"
             " that needs no network.",
         ),
+        "markdown_file": click.option(
+            "--markdown",
+            "markdown_file",
+            metavar="FILE",
+            help="Write a summary for pull requests as Markdown; - for stdout.",
+        ),
+        "parquet_file": click.option(
+            "--parquet",
+            "parquet_file",
+            metavar="FILE",
+            help="Write one row a layer as Parquet, typed, the rest in its metadata; - for a pipe.",
+        ),
         "plots": click.option(
             "--plots",
             metavar="DIR",

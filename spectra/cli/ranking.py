@@ -1,19 +1,20 @@
 """The command that puts models in order: rank."""
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from spectra.cli import exits
-from spectra.cli.files import check_writable, write
+from spectra.cli.files import check_outputs, write
 from spectra.cli.options import COMPUTATION, RULES, shared
 
 if TYPE_CHECKING:
     from spectra.ranking import Ranking
 
-TEXT_FILES = ("json_file", "csv_file", "html_file")
+TEXT_FILES = ("json_file", "csv_file", "html_file", "markdown_file")
 
 EXAMPLES = """\b
 Examples:
@@ -47,7 +48,7 @@ Examples:
 @click.option(
     "--csv", "csv_file", metavar="FILE", help="Write one row a model as CSV; - for stdout."
 )
-@shared("html_file")
+@shared("html_file", "markdown_file")
 @click.option(
     "--plots",
     metavar="DIR",
@@ -76,10 +77,7 @@ def rank(sources: tuple[str, ...], **options: Any) -> None:  # noqa: ANN401 - cl
     store = None if options.pop("no_cache") else Store()
     quiet, strict = options.pop("quiet"), options.pop("strict")
     files = {key: options.pop(key) for key in (*TEXT_FILES, "plots")}
-    if list(files.values()).count("-") > 1:
-        raise click.UsageError("only one of --json, --csv and --html can write to standard output")
-    for file in files.values():
-        check_writable(file)
+    err = check_outputs(files)
     direction = options.pop("scores_are")
     with progress_bar(quiet=quiet) as progress:
         result = ranking.rank(
@@ -89,26 +87,30 @@ def rank(sources: tuple[str, ...], **options: Any) -> None:  # noqa: ANN401 - cl
             progress=progress,
             **options,
         )
-    _deliver(result, quiet=quiet, **files)
+    _deliver(result, files, quiet=quiet, err=err)
     if strict and result.left_out:
         sys.exit(exits.LAYERS)
 
 
-def _deliver(result: "Ranking", *, quiet: bool, plots: Path | None, **files: str | None) -> None:
+def _deliver(result: "Ranking", files: Mapping[str, Any], *, quiet: bool, err: bool) -> None:
     from rich.console import Console
 
-    from spectra.reports import ranking_terminal, ranking_to_html, rankings
+    from spectra.reports import markdown, ranking_terminal, ranking_to_html, rankings
 
-    writers = (rankings.ranking_to_json, rankings.ranking_to_csv, ranking_to_html)
-    for key, to_text in zip(TEXT_FILES, writers, strict=True):
-        if file := files[key]:
-            write(file, to_text(result))
-    if plots:
+    writers = (
+        rankings.ranking_to_json,
+        rankings.ranking_to_csv,
+        ranking_to_html,
+        markdown.ranking_to_markdown,
+    )
+    for key, writer in zip(TEXT_FILES, writers, strict=True):
+        if files[key]:
+            write(files[key], writer(result))
+    if files["plots"]:
         from spectra.reports.plots import save_ranking_plots
 
-        for path in save_ranking_plots(result, plots):
+        for path in save_ranking_plots(result, files["plots"]):
             if not quiet:
                 click.echo(str(path), err=True)
     if not quiet:
-        console = Console(stderr="-" in files.values())
-        ranking_terminal.show_ranking(result, console)
+        ranking_terminal.show_ranking(result, Console(stderr=err))

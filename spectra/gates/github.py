@@ -1,18 +1,15 @@
 """Outcomes for GitHub Actions: a summary in Markdown, and commands that annotate the run."""
 
-import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 
 from spectra.errors import printable
 from spectra.gates.outcomes import Outcome
+from spectra.markup import inert
 
 MOST_LAYERS = 10
 LONGEST_NAME = 100
 MARKS = {"fail": "❌ fail", "not judged": "⚠️ not judged", "pass": "✅ pass"}
-
-# All that Markdown, its GitHub extensions or HTML could read as structure, and then some.
-_ACTIVE = re.compile(r"[^\w ]|_")
 
 
 def markdown(outcomes: Sequence[Outcome], *, title: str) -> str:
@@ -53,7 +50,7 @@ def markdown(outcomes: Sequence[Outcome], *, title: str) -> str:
         cells = (
             MARKS[outcome.verdict],
             _code(outcome.rule),
-            _inert(outcome.words),
+            inert(outcome.words),
             listing(outcome, _code),
         )
         lines.append(f"| {' | '.join(cells)} |")
@@ -112,12 +109,8 @@ def _cut(text: str) -> str:
     return text if len(text) <= LONGEST_NAME else f"…{text[1 - LONGEST_NAME :]}"
 
 
-def _inert(text: str) -> str:
-    return _ACTIVE.sub(lambda found: f"&#{ord(found[0])};", printable(text))
-
-
 def _code(text: str) -> str:
-    return f"<code>{_inert(_cut(text))}</code>"
+    return f"<code>{inert(_cut(text))}</code>"
 
 
 def _escaped(message: str) -> str:

@@ -3,8 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 from spectra.records import ModelReport, Value
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class Mark(StrEnum):
@@ -157,3 +161,14 @@ class Ranking:
             if (pair.a, pair.b) == (b, a):
                 return 1.0 - pair.p_a_better
         raise KeyError((a, b))
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """Return the models as a pandas frame, best first: `spectra.reports.frames`."""
+        from spectra import reports
+
+        return reports.frames.to_pandas(reports.frames.ranking_table(self))
+
+    def _repr_html_(self) -> str:
+        from spectra import reports
+
+        return reports.ranking_html_table(self)

@@ -1,20 +1,26 @@
-"""Reports: the record of an analysis as JSON, CSV, HTML page, terminal table and plots."""
+"""Reports: the record of an analysis as JSON, CSV, Parquet, Markdown, frames, a page, tables and plots."""
 
+from spectra.reports import frames
 from spectra.reports.files import write
 from spectra.reports.html import ranking_to_html, to_html
-from spectra.reports.tables import html_table, inventory_json, to_csv, to_dict, to_json
+from spectra.reports.markdown import to_markdown
+from spectra.reports.notebooks import html_table, ranking_html_table
+from spectra.reports.tables import inventory_json, to_csv, to_dict, to_json
 from spectra.reports.terminal import to_text
 from spectra.reports.words import explain
 
 __all__ = [
     "explain",
+    "frames",
     "html_table",
     "inventory_json",
+    "ranking_html_table",
     "ranking_to_html",
     "to_csv",
     "to_dict",
     "to_html",
     "to_json",
+    "to_markdown",
     "to_text",
     "write",
 ]

@@ -1,7 +1,7 @@
 """Which layers need a look, in what order, and for what reason."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from spectra.records import Finding, LayerReport, Status, Verdict
@@ -79,6 +79,19 @@ def best(layers: Iterable[LayerReport]) -> tuple[tuple[int, LayerReport], ...]:
         and not NOTED & {*layer.warnings}
     ]
     return tuple(sorted(good, key=lambda pair: pair[1].metrics.get("alpha", math.inf)))
+
+
+def worst_first(layers: Iterable[LayerReport]) -> list[LayerReport]:
+    """Return the layers, those that most need a look first, equals in checkpoint order."""
+    return sorted(layers, key=badness, reverse=True)
+
+
+def most_pressing(layers: Sequence[LayerReport], rows: int) -> Sequence[LayerReport]:
+    """Return at most `rows` layers (0: all), those that most need a look, in checkpoint order."""
+    if not rows or len(layers) <= rows:
+        return layers
+    kept = {id(layer) for layer in worst_first(layers)[:rows]}
+    return [layer for layer in layers if id(layer) in kept]
 
 
 def _outside(alpha: float) -> float:

@@ -4,38 +4,40 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from spectra import spectra_files
 from spectra.errors import SelectionError
 from spectra.records import ModelReport
+from spectra.reports.frames import to_parquet
 from spectra.reports.html import to_html
-from spectra.reports.tables import to_csv, to_json, write_text
+from spectra.reports.markdown import to_markdown
+from spectra.reports.tables import to_csv, to_json
+from spectra.spectra_files import to_bytes
+from spectra.writing import write_file
 
-TEXTS: Mapping[str, Callable[[ModelReport], str]] = MappingProxyType(
-    {".json": to_json, ".csv": to_csv, ".html": to_html}
+WRITERS: Mapping[str, Callable[[ModelReport], str | bytes]] = MappingProxyType(
+    {
+        ".json": to_json,
+        ".csv": to_csv,
+        ".html": to_html,
+        ".md": to_markdown,
+        ".parquet": to_parquet,
+        ".spectra": to_bytes,
+    }
 )
-"""What turns a report into text, by the ending of the file."""
-
-BINARIES: Mapping[str, Callable[[ModelReport, Path], None]] = MappingProxyType(
-    {".spectra": spectra_files.write}
-)
-"""What writes a report as something else than text."""
+"""What turns a report into the content of a file, by the file's ending."""
 
 
 def write(report: ModelReport, path: str | Path) -> None:
-    """Write the report in the format its ending names, see `TEXTS` and `BINARIES`.
+    """Write the report in the format its ending names, one of `WRITERS`.
 
     Raises
     ------
     SelectionError
         If the ending is none of them.
     CheckpointError
-        If the file cannot be written.
+        If the file cannot be written, or the format needs a package that is not installed.
     """
     path = Path(path)
-    if path.suffix in TEXTS:
-        write_text(path, TEXTS[path.suffix](report))
-    elif path.suffix in BINARIES:
-        BINARIES[path.suffix](report, path)
-    else:
-        known = " or ".join((*TEXTS, *BINARIES))
+    if path.suffix not in WRITERS:
+        known = " or ".join(WRITERS)
         raise SelectionError("E_FORMAT", str(path), f"has no known ending; use {known}")
+    write_file(path, WRITERS[path.suffix](report))

@@ -1,33 +1,18 @@
 """A ranking on a terminal: a table that fits 80 columns, and what it says in words."""
 
-import math
-from collections import Counter
-
 from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from spectra.errors import printable
-from spectra.ranking import MARK_TEXT, Agreement, Mark, Ranking
+from spectra.ranking import Ranking
+from spectra.reports import ranking_cells
 from spectra.reports.names import shorten_middle
-from spectra.reports.ranking_words import interval, places, probability, verdict
 from spectra.reports.terminal import add_row, new_table, shorten
 
 NAME_WIDTH = 36
 MIN_NAME_WIDTH = 12
-CODES = {
-    Mark.OVER_TRAINED: "over",
-    Mark.MOSTLY_RANDOM_LIKE: "noise",
-    Mark.FEW_LAYERS: "few",
-    Mark.MIXED_FORMATS: "format",
-    Mark.LAYERS_FAILED: "failed",
-    Mark.INCOMPLETE: "partial",
-}
-COLUMNS = {
-    "value": "mean of the middle half of the layers",
-    "beats next": "probability that the model is better than the one below",
-}
 
 
 def show_ranking(ranking: Ranking, console: Console) -> None:
@@ -35,9 +20,10 @@ def show_ranking(ranking: Ranking, console: Console) -> None:
     console.print(Text(f"ranked by {ranking.metric}", style="bold"), highlight=False)
     console.print(Text(f"  {ranking.why}", style="dim"))
     console.print(_models(ranking, console.width))
-    console.print(Text(f"  {_legend(ranking)}", style="dim"))
+    console.print(Text(f"  {' · '.join(ranking_cells.legend(ranking))}", style="dim"))
     console.print()
-    console.print(Text(printable(verdict(ranking, named=_named))), highlight=False)
+    said = ranking_cells.verdict(ranking, lambda name: fit_name(name, NAME_WIDTH))
+    console.print(Text(said), highlight=False)
     for item in ranking.left_out:
         line = f"not ranked: {item.source}: {item.reason}"
         console.print(Text(printable(line), style="yellow"))
@@ -46,34 +32,17 @@ def show_ranking(ranking: Ranking, console: Console) -> None:
         _show_scores(ranking, console)
 
 
-def _named(name: str) -> str:
-    return fit_name(name, NAME_WIDTH)
-
-
 def _models(ranking: Ranking, width: int) -> Table:
-    table = new_table("rank", "model", ranking.metric, "95 %", "mean", "n", "beats next", "note")
-    following = [*ranking.models[1:], None]
-    cells = [
-        (
-            places(model),
-            model.name,
-            f"{model.value:.3f}",
-            interval(model),
-            f"{model.mean:.2f}",
-            str(model.n_layers),
-            "" if after is None else probability(ranking.p_better(model.name, after.name)),
-            " ".join(CODES[mark] for mark in model.warnings),
-        )
-        for model, after in zip(ranking.models, following, strict=True)
-    ]
-    headers = [str(column.header) for column in table.columns]
+    headers = ranking_cells.headers(ranking)
+    table = new_table(*headers)
+    rows = list(ranking_cells.cells(ranking))
     used = sum(
         max(len(cell) for cell in column) + 1
-        for column in zip(headers, *cells, strict=True)
+        for column in zip(headers, *rows, strict=True)
         if column[0] != "model"
     )
     room = max(MIN_NAME_WIDTH, width - used - 1)
-    for place, name, *numbers in cells:
+    for place, name, *numbers in rows:
         add_row(table, place, fit_name(name, room), *numbers)
     return table
 
@@ -83,39 +52,16 @@ def fit_name(name: str, width: int) -> str:
     return shorten_middle(name, width, measure=cell_len)
 
 
-def _legend(ranking: Ranking) -> str:
-    used = Counter(mark for model in ranking.models for mark in model.warnings)
-    parts = [
-        f"{ranking.metric}: {COLUMNS['value']}",
-        "mean, n: of all its layers with an alpha",
-        f"beats next: {COLUMNS['beats next']}",
-    ]
-    parts += [f"{CODES[mark]}: {MARK_TEXT[mark]}" for mark in CODES if used[mark]]
-    return " · ".join(parts)
-
-
 def _show_scores(ranking: Ranking, console: Console) -> None:
     scores = ranking.scores
     if scores is None:
         return
-    better = "higher" if scores.higher_is_better else "lower"
-    title = f"against known scores: {printable(scores.label)}, {better} is better"
+    title = ranking_cells.scores_title(scores, printable)
     console.print(Text(title, style="bold"))
-    table = new_table("metric", "group", "n", "tau", "95 %", "p", "Spearman", "R²")
-    for agreement in scores.agreements:
-        chosen = agreement.metric == ranking.metric
-        add_row(
-            table,
-            agreement.metric,
-            shorten(agreement.group, 16),
-            str(agreement.n_models),
-            _signed(agreement.tau),
-            _tau_interval(agreement),
-            "" if math.isnan(agreement.p_value) else f"{agreement.p_value:.3f}",
-            _signed(agreement.spearman),
-            "–" if math.isnan(agreement.r_squared) else f"{agreement.r_squared:.2f}",
-            style="bold" if chosen else "",
-        )
+    table = new_table(*ranking_cells.AGREEMENT)
+    for metric, group, *numbers in ranking_cells.agreement_cells(scores):
+        style = "bold" if metric == ranking.metric else ""
+        add_row(table, metric, shorten(group, 16), *numbers, style=style)
     console.print(table)
     text = (
         "  tau: Kendall's, 1 if what the metric calls better always scores better · 95 %: as the"
@@ -124,13 +70,3 @@ def _show_scores(ranking: Ranking, console: Console) -> None:
     console.print(Text(text, style="dim"))
     if scores.paradox:
         console.print(Text(scores.paradox, style="bold"))
-
-
-def _tau_interval(agreement: Agreement) -> str:
-    if math.isnan(agreement.tau_low):
-        return ""
-    return f"{agreement.tau_low:+.2f} to {agreement.tau_high:+.2f}"
-
-
-def _signed(value: float) -> str:
-    return "–" if math.isnan(value) else f"{value:+.2f}"

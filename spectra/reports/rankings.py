@@ -1,26 +1,38 @@
 """A ranking as data: JSON, and CSV with one row a model."""
 
-import csv
 import dataclasses
-import io
 import json
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import spectra
 from spectra.ranking import RankedModel, Ranking
-from spectra.reports.tables import Row, flat_row, plain
+from spectra.reports.tables import Row, csv_text, plain
 from spectra.saved import SCHEMA_VERSION
+
+FIELDS: Mapping[str, type] = MappingProxyType(
+    {
+        "source": str,
+        "name": str,
+        "group": str,
+        "rank": int,
+        "rank_low": int,
+        "rank_high": int,
+        "value": float,
+        "value_low": float,
+        "value_high": float,
+        "mean": float,
+        "n_layers": int,
+        "warnings": list[str],
+    }
+)
+"""What is said of every model, and of what type it is as plain data."""
 
 
 def ranking_row(model: RankedModel) -> Row:
     """Return one model as plain values: None where there is no number."""
-    row: Row = {
-        field.name: getattr(model, field.name)
-        for field in dataclasses.fields(model)
-        if field.name not in ("summary", "warnings")
-    }
-    row["warnings"] = [str(mark) for mark in model.warnings]
-    return {key: plain(value) for key, value in row.items()}
+    return {name: plain(getattr(model, name)) for name in FIELDS}
 
 
 def ranking_to_dict(ranking: Ranking) -> Row:
@@ -54,13 +66,8 @@ def ranking_to_json(ranking: Ranking) -> str:
 
 
 def ranking_to_csv(ranking: Ranking) -> str:
-    """Return the models as CSV, one row each; text that a spreadsheet would run is quoted with '."""
-    buffer = io.StringIO()
-    rows = [flat_row(ranking_row(model)) for model in ranking.models]
-    writer = csv.DictWriter(buffer, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return buffer.getvalue()
+    """Return the models as CSV, one row each: safe to open in a spreadsheet."""
+    return csv_text(FIELDS, map(ranking_row, ranking.models))
 
 
 def _scores(ranking: Ranking) -> Row | None:

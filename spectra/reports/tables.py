@@ -1,57 +1,70 @@
-"""The report as data: JSON, CSV, a small HTML table. One row a layer, the same columns everywhere."""
+"""The report as data: JSON and CSV. One row a layer, the same columns everywhere."""
 
 import csv
-import html
 import io
 import json
 import math
 import re
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import spectra
 from spectra.engine import operations, seconds, working_bytes
+from spectra.errors import printable
 from spectra.inventory import Inventory
+from spectra.metrics import METRICS
 from spectra.records import LayerReport, ModelReport, Skipped, SourceInfo
 from spectra.saved import SCHEMA_VERSION
-from spectra.writing import write_file
 
-HTML_ROWS = 50
-FORMULA = re.compile(r"^\s*[=+\-@]|^[\t\r\n]")  # what spreadsheets run; OWASP, CSV injection
 Row = dict[str, Any]
+
+FIELDS: Mapping[str, type] = MappingProxyType(
+    {
+        "name": str,
+        "kind": str,
+        "shape": list[int],
+        "dtype": str,
+        "status": str,
+        "reason": str,
+        "warnings": list[str],
+        "aliases": list[str],
+        "tensor": str,
+        "layout": str,
+        "dequantised_from": str,
+        "averaged": bool,
+        "verdict": str,
+        "phase": str,
+        "best_family": str,
+        "N": int,
+        "M": int,
+        "aspect_ratio": float,
+        "n_matrices": int,
+        "n_eigenvalues": int,
+        "estimator": str,
+        "solver": str,
+        "residual": float,
+        "eigenvalue_error": float,
+    }
+)
+"""What is said of every layer before its metrics, and of what type it is as plain data."""
+
+# A cell is run by a spreadsheet if it begins so, whatever stands before (OWASP, CSV injection). One
+# set to another separator, or to take quotes for text, begins cells of its own within ours.
+FORMULA = re.compile(r"""(^|[;,|"'\n])( *)(?=[=+\-@＝＋－＠])""")
 
 
 def layer_row(layer: LayerReport) -> Row:
     """Return one layer as plain values: None where there is no number."""
-    row: Row = {
-        "name": layer.name,
-        "kind": layer.kind,
-        "shape": list(layer.shape),
-        "dtype": layer.dtype,
-        "status": str(layer.status),
-        "reason": layer.reason,
-        "warnings": [str(finding) for finding in layer.warnings],
-        "aliases": list(layer.aliases),
-        "tensor": layer.tensor,
-        "layout": layer.layout,
-        "dequantised_from": layer.dequantised_from,
-        "averaged": layer.averaged,
-        "verdict": str(layer.verdict),
-        "phase": str(layer.phase),
-        "best_family": layer.best_family,
-        "N": layer.N,
-        "M": layer.M,
-        "aspect_ratio": layer.aspect_ratio,
-        "n_matrices": layer.n_matrices,
-        "n_eigenvalues": layer.n_eigenvalues,
-        "estimator": layer.estimator,
-        "solver": layer.solver,
-        "residual": layer.residual,
-        "eigenvalue_error": layer.eigenvalue_error,
-        **layer.metrics,
-    }
+    row = {name: getattr(layer, name) for name in FIELDS} | dict(layer.metrics)
     return {key: plain(value) for key, value in row.items()}
+
+
+def metric_names(report: ModelReport) -> tuple[str, ...]:
+    """Return the names of all metrics of a report, in its order; the usual ones if it has no layer."""
+    return tuple(dict.fromkeys(name for layer in report.layers for name in layer.metrics)) or tuple(
+        METRICS
+    )
 
 
 def to_dict(report: ModelReport) -> Row:
@@ -118,37 +131,20 @@ def inventory_json(stock: Inventory) -> str:
 
 
 def to_csv(report: ModelReport) -> str:
-    """Return the layers as CSV, one row each; text that a spreadsheet would run is quoted with '."""
+    """Return the layers as CSV, one row each: safe to open in a spreadsheet, see `flat_row`."""
+    return csv_text((*FIELDS, *metric_names(report)), map(layer_row, report.layers))
+
+
+def csv_text(columns: Iterable[str], rows: Iterable[Row]) -> str:
+    """Return rows as CSV under a line of `columns`; a row may lack some, which stay empty."""
+    columns = list(columns)
     buffer = io.StringIO()
-    rows = [flat_row(layer_row(layer)) for layer in report.layers]
-    if rows:
-        writer = csv.DictWriter(buffer, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(map(inert, columns))
+    for row in rows:
+        flat = flat_row(row)
+        writer.writerow([flat.get(column) for column in columns])
     return buffer.getvalue()
-
-
-def html_table(report: ModelReport) -> str:
-    """Return a small table for notebooks: at most 50 layers, names escaped, no script."""
-    columns = ["name", "N", "M", "status", "alpha", "ks", "n_tail", "alpha_hat", "stable_rank"]
-    columns = [c for c in columns if not report.layers or c in layer_row(report.layers[0])]
-    head = "".join(f"<th>{column}</th>" for column in columns)
-    body = []
-    for layer in report.layers[:HTML_ROWS]:
-        row = layer_row(layer)
-        cells = "".join(f"<td>{html.escape(_short(row[column]))}</td>" for column in columns)
-        body.append(f"<tr>{cells}</tr>")
-    more = len(report.layers) - HTML_ROWS
-    caption = f"{len(report.layers)} layers" + (f", {more} more not shown" if more > 0 else "")
-    return (
-        f"<table><caption>{caption}</caption><thead><tr>{head}</tr></thead>"
-        f"<tbody>{''.join(body)}</tbody></table>"
-    )
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all; text that is no Unicode as escapes."""
-    write_file(path, text.encode("utf-8", "backslashreplace"))
 
 
 def _source(source: SourceInfo) -> Row:
@@ -172,25 +168,41 @@ def _skipped(item: Skipped) -> Row:
 
 
 def plain(value: Any) -> Any:  # noqa: ANN401 - any JSON value
-    """Return a number as JSON takes it: None for NaN and infinity, Python's own types."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value.item() if hasattr(value, "item") else value
+    """Return a value as JSON takes it: None for NaN and infinity, lists, Python's own types.
+
+    Examples
+    --------
+    >>> plain(math.nan), plain(("a", "b")), plain(2)
+    (None, ['a', 'b'], 2)
+    """
+    if isinstance(value, tuple):
+        return [plain(part) for part in value]
+    if isinstance(value, str):
+        return str(value)  # of the members of an enumeration too
+    value = value.item() if hasattr(value, "item") else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def flat_row(row: Mapping[str, Any]) -> Row:
-    """Put lists into one cell, and make text safe to open in a spreadsheet."""
+    """Put lists into one cell, and make text safe to open in a spreadsheet or on a terminal.
+
+    Numbers stay numbers, negative ones too. Text that a spreadsheet would run is given a ' before the
+    sign that makes it a formula; control characters but the line break are written as escapes.
+    """
     flat: Row = {}
     for key, value in row.items():
         if isinstance(value, list):
             value = ("x" if key == "shape" else ";").join(str(part) for part in value)
-        if isinstance(value, str) and FORMULA.match(value):
-            value = "'" + value
-        flat[key] = value
+        flat[key] = inert(value) if isinstance(value, str) else value
     return flat
 
 
-def _short(value: object) -> str:
-    if value is None:
-        return "–"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+def inert(text: str) -> str:
+    r"""Make text that no spreadsheet takes for a formula, and no terminal for a command.
+
+    Examples
+    --------
+    >>> inert("=1+1"), inert("layers.0.fc-a"), inert('"; =1+1')
+    ("'=1+1", 'layers.0.fc-a', '"; \'=1+1')
+    """
+    return FORMULA.sub(r"\1\2'", "\n".join(map(printable, text.split("\n"))))

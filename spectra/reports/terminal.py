@@ -1,7 +1,6 @@
 """The report on a terminal: a table that fits 80 columns, and what it says in words."""
 
 import io
-import math
 from collections import Counter
 from collections.abc import Sequence
 
@@ -19,11 +18,11 @@ from spectra.records import (
     LayerReport,
     Matrix,
     ModelReport,
-    Skipped,
     Status,
 )
 from spectra.reports import names
-from spectra.reports.concerns import badness
+from spectra.reports.cells import HEADERS, MEANS, legend, number, row, shape, skipped_line
+from spectra.reports.concerns import badness, most_pressing, worst_first
 from spectra.reports.words import explain
 from spectra.verdicts import DOUBTS, OVER_TRAINED, UNDER_TRAINED
 
@@ -33,36 +32,11 @@ NAME_WIDTH = 30
 MIN_NAME_WIDTH = 16
 LEFT = ("", "rank", "layer", "kind", "note", "model", "metric", "group")
 
-# What the last column says, and the legend below it; doubts about the number before the number.
-CODES = {
-    Finding.RANDOM_LIKE: ("noise", "a spectrum like that of random weights"),
-    Finding.LIKE_SHUFFLED: ("shuffled", "the same entries in any order give this spectrum"),
-    Finding.OVER_TRAINED: ("over", "alpha below 2, over-trained"),
-    Finding.UNDER_TRAINED: ("under", "alpha above 6, under-trained"),
-    Finding.RANK_COLLAPSE: ("rank", "a tenth or more of the eigenvalues are zero"),
-    Finding.NO_BAND: ("band", "2 to 6 is csn's band, not this estimator's"),
-    Finding.CORRELATION_TRAP: ("trap", "a mean shift or a few huge entries rule the top"),
-    Finding.NOT_POWER_LAW: ("no-pl", "a power law is ruled out, p below 0.1"),
-    Finding.POOR_FIT: ("fit", "KS above 0.1, hardly a power law"),
-    Finding.SHORT_TAIL: ("tail", "fewer than 20 eigenvalues in it"),
-    Finding.LOW_PRECISION: ("f32", "the smallest eigenvalues are beyond float32, ranks too low"),
-    Finding.SHORT_SPECTRUM: ("few", "fewer than 50 eigenvalues in all"),
-}
-MEANS = ("alpha", "alpha_hat", "log_norm", "log_spectral_norm", "stable_rank")
-FAILED = {
-    Status.TOO_FEW_EIGENVALUES: "too few λ",
-    Status.NON_FINITE: "NaN or Inf",
-    Status.ZERO: "all zero",
-    Status.DEGENERATE: "no spectrum",
-    Status.UNSUPPORTED_DTYPE: "type not read",
-    Status.NOT_REACHED: "not reached",
-}
-
 
 def show_report(report: ModelReport, console: Console, *, rows: int = MAX_ROWS) -> None:
     """Print the table of layers (at most `rows`; 0 for all) and the summary below it."""
     reached = [x for x in report.layers if x.status is not Status.NOT_REACHED]
-    shown = _shown(reached, rows)
+    shown = most_pressing(reached, rows)
     console.print(_heading(report))
     console.print(_layer_table(shown, console.width))
     if len(shown) < len(reached):
@@ -94,8 +68,8 @@ def to_text(report: ModelReport, *, width: int = 100) -> str:
 def show_inventory(stock: Inventory, console: Console, *, rows: int = MAX_ROWS) -> None:
     """Print what an analysis would take, what it would skip, and what it would cost."""
     console.print(Text(f"{printable(stock.source.address)} · {stock.source.format}", style="bold"))
-    for note in stock.source.notes:
-        console.print(Text(f"  {printable(note)}", style="dim"))
+    for remark in stock.source.notes:
+        console.print(Text(f"  {printable(remark)}", style="dim"))
     table = new_table("layer", "kind", "N×M", "eigenvalues", "GFLOP")
     shown = stock.matrices[:rows] if rows else stock.matrices
     for matrix in shown:
@@ -103,7 +77,7 @@ def show_inventory(stock: Inventory, console: Console, *, rows: int = MAX_ROWS) 
             table,
             shorten(matrix.name, NAME_WIDTH + 4),
             matrix.kind,
-            _shape(matrix),
+            shape(matrix),
             f"{matrix.n_matrices * matrix.M}",
             f"{operations(matrix) / 1e9:.3g}" if stock.kept is None else "–",
         )
@@ -114,7 +88,7 @@ def show_inventory(stock: Inventory, console: Console, *, rows: int = MAX_ROWS) 
     console.print(_costs(stock), highlight=False)
     for line in _how_read(stock.matrices):
         console.print(Text(line, style="dim"))
-    console.print(Text(f"skipped: {_skipped_line(stock.skipped)}", style="dim"))
+    console.print(Text(f"skipped: {skipped_line(stock.skipped)}", style="dim"))
 
 
 def _costs(stock: Inventory) -> str:
@@ -187,82 +161,32 @@ def _heading(report: ModelReport) -> Text:
         f"{printable(source.address)} · {source.format}\n", style="bold", no_wrap=False
     ).append(
         f"convention {options['convention']} · estimator {options['estimator']}"
-        + "".join(f" · {printable(note)}" for note in source.notes)
+        + "".join(f" · {printable(remark)}" for remark in source.notes)
         + (" · INTERRUPTED, incomplete" if interrupted else ""),
         style="not bold dim" if report.complete else "bold red",
     )
 
 
-def _shown(layers: Sequence[LayerReport], rows: int) -> Sequence[LayerReport]:
-    """Return at most `rows` layers, those that most need a look, in checkpoint order."""
-    if not rows or len(layers) <= rows:
-        return layers
-    worst = {id(layer) for layer in sorted(layers, key=badness, reverse=True)[:rows]}
-    return [layer for layer in layers if id(layer) in worst]
-
-
 def _layer_table(layers: Sequence[LayerReport], width: int) -> Table:
     """Build the table; numbers are never cut, the name takes what the other columns leave."""
-    table = new_table("", "layer", "N×M", "alpha", "KS", "tail", "α̂", "note")
-    cells = [
-        (
-            _mark(layer),
-            _shape(layer),
-            _number(layer, "alpha", 2),
-            _number(layer, "ks", 3),
-            _number(layer, "n_tail", 0),
-            _number(layer, "alpha_hat", 2),
-            _note(layer),
-        )
-        for layer in layers
-    ]
-    headers = ("", "N×M", "alpha", "KS", "tail", "α̂", "note")
+    table = new_table(*HEADERS)
+    rows = [row(layer) for layer in layers]
     used = sum(
-        max(len(text) for text in column) + 1 for column in zip(headers, *cells, strict=True)
+        max(map(len, column)) + 1
+        for column in zip(HEADERS, *rows, strict=True)
+        if column[0] != "layer"
     )
     room = max(MIN_NAME_WIDTH, width - used - 1)
-    for layer, (mark, *numbers) in zip(layers, cells, strict=True):
+    for layer, (sign, name, *numbers) in zip(layers, rows, strict=True):
         style = "dim" if layer.status is not Status.OK else ""
         if badness(layer)[0] == 3:
             style = "red" if Finding.OVER_TRAINED in layer.warnings else "yellow"
-        add_row(table, mark, shorten(layer.name, room), *numbers, style=style)
+        add_row(table, sign, shorten(name, room), *numbers, style=style)
     return table
 
 
 def _legend(layers: Sequence[LayerReport]) -> Text:
-    """Explain the columns and the codes that this table uses."""
-    used = {finding for layer in layers for finding in layer.warnings}
-    codes = [f"{code}: {text}" for finding, (code, text) in CODES.items() if finding in used]
-    parts = ["KS: distance of the tail from a power law", "tail: eigenvalues in it"]
-    if any(layer.n_matrices > 1 for layer in layers):
-        parts.append("N×M×k: k slices")
-    return Text("  " + " · ".join([*parts, *codes]), style="dim")
-
-
-def _mark(layer: LayerReport) -> str:
-    if layer.status is not Status.OK:
-        return "-"
-    return {3: "!", 2: "?"}.get(badness(layer)[0], "")
-
-
-def _note(layer: LayerReport) -> str:
-    if layer.status is not Status.OK:
-        return FAILED.get(layer.status, str(layer.status).replace("_", " "))
-    kind = [] if layer.averaged else [layer.kind]
-    return " ".join([*kind, *(code for f, (code, _) in CODES.items() if f in layer.warnings)])
-
-
-def _shape(layer: LayerReport | Matrix) -> str:
-    slices = f"×{layer.n_matrices}" if layer.n_matrices > 1 else ""
-    return f"{layer.N}×{layer.M}{slices}"
-
-
-def _number(layer: LayerReport, metric: str, digits: int) -> str:
-    value = layer.metrics.get(metric, math.nan)
-    if math.isnan(value):
-        return "–"
-    # An alpha of thousands is no exponent; scientific notation keeps the column narrow.
-    return f"{value:.{digits}f}" if abs(value) < 1000 or not digits else f"{value:.0e}"
+    return Text("  " + " · ".join(legend(layers)), style="dim")
 
 
 def _verdict(report: ModelReport) -> RenderableType:
@@ -284,7 +208,7 @@ def _verdict(report: ModelReport) -> RenderableType:
     if counts:
         without = ", ".join(f"{count} {STATUS_TEXT[status]}" for status, count in counts.items())
         add_row(grid, "no alpha", f"{summary['n_failed']} of {summary['n_layers']}: {without}")
-    add_row(grid, "skipped", _skipped_line(report.skipped))
+    add_row(grid, "skipped", skipped_line(report.skipped))
     if report.source.partial:
         add_row(grid, "partial", "files of the checkpoint are missing", style="bold red")
     elif not report.complete:
@@ -312,19 +236,6 @@ def _add_judgement(grid: Table, layers: Sequence[LayerReport]) -> None:
         text = f"{doubtful} of {len(layers)} (?): {why}"
         add_row(grid, "not judged", text + (f"; {noise} like random weights" if noise else ""))
     worst = [layer for layer in layers if badness(layer)[0] == 3]
-    for position, layer in enumerate(sorted(worst, key=badness, reverse=True)[:NAMED]):
-        text = f"{shorten(layer.name, NAME_WIDTH)}, alpha {_number(layer, 'alpha', 2)}"
+    for position, layer in enumerate(worst_first(worst)[:NAMED]):
+        text = f"{shorten(layer.name, NAME_WIDTH)}, alpha {number(layer, 'alpha', 2)}"
         add_row(grid, "" if position else "look first at", text)
-
-
-def _skipped_line(skipped: Sequence[Skipped]) -> str:
-    """Count the skipped tensors by reason, most frequent first."""
-    if not skipped:
-        return "nothing"
-    counts: Counter[str] = Counter()
-    for item in skipped:
-        counts[item.reason] += max(item.count, 1)
-    reasons = counts.most_common()
-    listed = "; ".join(f"{count} {reason}" for reason, count in reasons[:4])
-    rest = sum(count for _, count in reasons[4:])
-    return printable(listed) + (f"; {rest} for other reasons" if rest else "")

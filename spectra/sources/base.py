@@ -1,6 +1,5 @@
 """What every source of weights offers, and the small helpers they share."""
 
-import importlib
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -68,19 +67,6 @@ class Source(Protocol):
     def read_rows(self, name: str, begin: int, end: int) -> Array:
         """Return the half-open range of a tensor's first axis, reading no more where that can be."""
         ...
-
-
-def require(module: str, extra: str) -> Any:  # noqa: ANN401 - a module without types
-    """Import an optional package, or say how to install it."""
-    try:
-        return importlib.import_module(module)
-    except ImportError:
-        raise CheckpointError(
-            "E_MISSING_PACKAGE",
-            module,
-            "is needed to read this and is not installed",
-            f"install it: pip install 'spectra-diagnostics[{extra}]'",
-        ) from None
 
 
 def decode(raw: bytes | Array, dtype: str, shape: tuple[int, ...]) -> Array:

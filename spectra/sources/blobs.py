@@ -16,7 +16,8 @@ from urllib.parse import urlsplit, urlunsplit
 import numpy as np
 
 from spectra.errors import CheckpointError
-from spectra.sources.base import Array, require
+from spectra.extras import require
+from spectra.sources.base import Array
 
 HEAD = 100_000  # bytes fetched when a far file is opened
 PIECE = 64 * 2**20  # most bytes of one request: what a dropped connection costs

@@ -11,8 +11,9 @@ from typing import BinaryIO
 import numpy as np
 
 from spectra.errors import CheckpointError
+from spectra.extras import require
 from spectra.records import Skipped, SourceInfo
-from spectra.sources.base import Array, decode, no_tensors, require, totals
+from spectra.sources.base import Array, decode, no_tensors, totals
 from spectra.sources.folders import contained
 from spectra.sources.gguf_headers import (
     ARCHITECTURE,

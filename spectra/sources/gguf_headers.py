@@ -17,8 +17,8 @@ from typing import Any, BinaryIO, Never
 import numpy as np
 
 from spectra.errors import CheckpointError
+from spectra.extras import require
 from spectra.records import Tensor
-from spectra.sources.base import require
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)  # version 1 had counts of 32 bits and is long gone

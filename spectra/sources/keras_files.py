@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from spectra.errors import CheckpointError
+from spectra.extras import require
 from spectra.records import Skipped, SourceInfo, Tensor
 from spectra.sources import zips
 from spectra.sources.base import (
@@ -23,7 +24,6 @@ from spectra.sources.base import (
     decode,
     natural_key,
     no_tensors,
-    require,
     totals,
 )
 from spectra.sources.shapes import Role, elements, role_of, torch_order, torch_shape

@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from spectra.errors import CheckpointError
+from spectra.extras import require
 from spectra.records import Skipped, SourceInfo, Tensor
-from spectra.sources.base import CODE_TYPES, FLOAT_TYPES, Array, decode, no_tensors, require, totals
+from spectra.sources.base import CODE_TYPES, FLOAT_TYPES, Array, decode, no_tensors, totals
 from spectra.sources.folders import contained
 from spectra.sources.onnx_graphs import (
     EXTERNAL,

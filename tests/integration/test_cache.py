@@ -364,7 +364,7 @@ def test_spectra_kept_by_a_command_are_a_source_for_others(checkpoint, place, tm
 @pytest.mark.parametrize(
     ("options", "code", "words"),
     [
-        (["--spectra", "-"], 2, "give a file, not -"),
+        (["--spectra", "-", "--json", "-"], 2, "cannot both write"),
         (["--spectra", "/nowhere/m.spectra"], 3, "error[E_WRITE]"),
     ],
 )

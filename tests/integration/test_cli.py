@@ -9,12 +9,14 @@ import subprocess
 import sys
 
 import numpy as np
+import pyarrow.parquet as parquet
 import pytest
 from click.testing import CliRunner
 from safetensors.numpy import save_file
 
 import spectra
 from spectra.cli import main
+from spectra.reports import to_markdown
 from tests.conftest import ROOT
 
 
@@ -64,7 +66,7 @@ def test_a_page_that_cannot_be_written_is_said_before_the_work(checkpoint, tmp_p
     assert len(result.stderr.splitlines()) == 1
     result = run("analyze", checkpoint, "--html", "-", "--json", "-")
     assert result.exit_code == 2
-    assert "only one of --json, --csv and --html" in result.stderr
+    assert "--json and --html cannot both write" in result.stderr
 
 
 def test_standard_output_is_data_alone(checkpoint):
@@ -74,6 +76,35 @@ def test_standard_output_is_data_alone(checkpoint):
     result = run("analyze", checkpoint, "--csv", "-", "--quiet")
     assert len(list(csv.DictReader(io.StringIO(result.stdout)))) == 6
     assert result.stderr == ""
+
+
+def test_a_table_of_types_and_a_summary_for_pull_requests(checkpoint, tmp_path):
+    files = [tmp_path / "out.parquet", tmp_path / "out.md"]
+    result = run("analyze", checkpoint, "--parquet", files[0], "--markdown", files[1])
+    assert result.exit_code == 0
+    report = spectra.analyze(checkpoint)
+    table = parquet.read_table(files[0])
+    assert table.column("alpha").to_pylist() == [x.alpha for x in report.layers]
+    assert table.column("model").to_pylist() == [str(checkpoint)] * 6
+    assert files[1].read_text() == to_markdown(report)
+
+
+def test_binary_data_goes_through_pipes(checkpoint):
+    result = run("analyze", checkpoint, "--parquet", "-")
+    table = parquet.read_table(io.BytesIO(result.stdout_bytes))
+    assert table.num_rows == 6
+    assert "mean of 4" in result.stderr
+
+
+def test_a_missing_package_is_told_before_the_work(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    monkeypatch.setattr(spectra.analysis, "analyze", None)
+    result = run("analyze", checkpoint, "--parquet", tmp_path / "out.parquet")
+    assert result.exit_code == 3
+    assert result.stderr == (
+        "error[E_MISSING_PACKAGE] pyarrow: is needed to make tables and is not installed;"
+        " install it: pip install 'spectra-diagnostics[frames]'\n"
+    )
 
 
 def test_plots_are_written(checkpoint, tmp_path):
@@ -115,7 +146,11 @@ def test_doctor_finds_this_machine_sound():
         (["--device", "gpu"], 2, "use auto, cpu"),
         (["--rows", "-1"], 2, "rows"),
         (["--nonsense"], 2, "No such option"),
-        (["--json", "-", "--csv", "-"], 2, "only one of"),
+        (["--json", "-", "--csv", "-"], 2, "cannot both"),
+        (["--markdown", "-", "--parquet", "-"], 2, "--markdown and --parquet cannot both"),
+        (["--parquet", "/nowhere/out.parquet"], 3, "error[E_WRITE]"),
+        (["--markdown", "/tmp/" + "x" * 300], 3, "file name too long"),
+        (["--markdown", "/tmp/" + "x" * 300 + "/out.md"], 3, "file name too long"),
         (["--json", "/nowhere/out.json"], 3, "error[E_WRITE]"),
         (["--strict"], 0, ""),
     ],

@@ -6,11 +6,12 @@ import sys
 import pytest
 
 HEAVY = ("torch", "matplotlib", "scipy", "powerlaw", "rich", "numpy", "safetensors")
+FRAMES = ("pandas", "polars", "pyarrow")
 
 
 def loaded_by(code):
     """Run `code` and return which heavy packages it loaded."""
-    check = f"import sys; print(*[m for m in {HEAVY!r} if m in sys.modules])"
+    check = f"import sys; print(*[m for m in {HEAVY + FRAMES!r} if m in sys.modules])"
     done = subprocess.run(
         [sys.executable, "-c", f"{code}\n{check}"], capture_output=True, text=True, check=True
     )
@@ -30,6 +31,12 @@ def test_help_loads_nothing_heavy():
 def test_safetensors_are_analysed_without_torch_or_matplotlib():
     code = "import spectra\nfrom spectra.sources import demo_model\nspectra.analyze(demo_model())"
     assert not loaded_by(code) & {"torch", "matplotlib", "scipy", "powerlaw", "rich"}
+
+
+def test_frames_are_loaded_by_those_who_ask_for_them():
+    code = "import spectra\nfrom spectra.sources import demo_model\nr = spectra.analyze(demo_model())\n"
+    assert not loaded_by(f"{code}str(r)\nr._repr_html_()\nspectra.reports.to_csv(r)") & {*FRAMES}
+    assert "polars" not in loaded_by(f"{code}r.to_pandas()")
 
 
 def test_all_public_names_are_there():

@@ -73,6 +73,16 @@ def test_files_are_written_and_standard_output_stays_data(reports, tmp_path):
     assert len((tmp_path / "r.csv").read_text().splitlines()) == 3
 
 
+def test_a_ranking_for_pull_requests(reports, tmp_path):
+    lm, pitch = reports / "lm.json", reports / "pitch.json"
+    result = run(lm, pitch, "--markdown", "-")
+    assert result.stdout.startswith("### spectra: 2 models by alpha\\_hat\n")
+    assert "| `lm` |" in result.stdout
+    assert "ranked by" in result.stderr
+    assert run(lm, pitch, "--markdown", tmp_path / "r.md", "--quiet").output == ""
+    assert (tmp_path / "r.md").read_text() == result.stdout
+
+
 def test_exit_codes(reports, tmp_path):
     lm, pitch = reports / "lm.json", reports / "pitch.json"
     assert run().exit_code == 2

@@ -1,11 +1,16 @@
 import csv
+import dataclasses
 import io
 import json
 import math
 import os
+import re
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
+import polars as pl
 import pytest
 from rich.console import Console
 
@@ -13,8 +18,10 @@ import spectra
 from spectra import METRICS
 from spectra.errors import CheckpointError, SelectionError
 from spectra.records import STATUS_TEXT, Finding
-from spectra.reports import html_table, inventory_json, terminal, to_csv, to_json
+from spectra.reports import cells, html_table, inventory_json, terminal, to_csv, to_json
 from spectra.verdicts import DOUBTS
+from tests.made import layer as layer_of
+from tests.made import report as report_of
 
 NASTY = [
     "<script>alert(1)</script>",
@@ -71,11 +78,88 @@ def test_csv_is_one_row_a_layer_with_the_same_numbers(report):
     assert rows[-1]["alpha"] == ""
 
 
-def test_csv_runs_nothing_in_a_spreadsheet(nasty):
-    names = [row["name"] for row in csv.DictReader(io.StringIO(to_csv(nasty)))]
-    assert "'=HYPERLINK(1)" in names
-    assert "line\nbreak" in names
-    assert not any(name.startswith(("=", "+", "-", "@")) for name in names)
+FORMULAS = [
+    "=1+1",
+    "+1",
+    "-1",
+    "@SUM(A1)",
+    "\t=1",
+    "\r=1",
+    "   =1",
+    "\u00a0=1",
+    "\ufeff=1",
+    "\x00=1",
+    "＝1",
+    "'=1",
+    '"=1"',
+    ' "=1"',
+    "x;=1",
+    "x,=1",
+    "x\n=1",
+    "x| @y",
+    "a;\t-1",
+]
+
+
+def cells_of(text):
+    """Cut text into cells as a spreadsheet with any separator might, whatever it trims."""
+    return [part.strip(' "\ufeff\x00') for part in re.split(r"[,;|\t\r\n]", text)]
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+def test_csv_runs_nothing_in_a_spreadsheet(name):
+    text = to_csv(report_of(dataclasses.replace(layer_of(name), aliases=("a", name))))
+    (row,) = csv.DictReader(io.StringIO(text, newline=""))
+    for cell in (row["name"], row["aliases"], row["tensor"]):
+        assert not any(part[:1] in tuple("=+-@＝") for part in cells_of(cell)), cell
+        assert not set(cell) & set("\t\r\x00\x1b")
+
+
+def test_names_of_metrics_run_nothing_either():
+    head = to_csv(report_of(layer_of("fc", **{"=1+1": 2.0}))).splitlines()[0]
+    assert head.endswith(",'=1+1")
+
+
+def test_negative_numbers_stay_numbers():
+    text = to_csv(report_of(layer_of("-fc", alpha_hat=-0.5, erg_gap=-3)))
+    (row,) = csv.DictReader(io.StringIO(text))
+    assert (row["name"], row["alpha_hat"], row["erg_gap"]) == ("'-fc", "-0.5", "-3")
+
+
+def test_ordinary_names_are_as_they_are():
+    for name in (
+        "layers.0.q-proj.weight[q,k]",
+        "a b",
+        "x-1",
+        "line\nbreak",
+        "层.weight",
+        'quo"ted',
+    ):
+        (row,) = csv.DictReader(io.StringIO(to_csv(report_of(layer_of(name))), newline=""))
+        assert row["name"] == name
+
+
+def test_csv_is_read_back_alike_by_csv_pandas_and_polars(report, nasty):
+    for made in (report, nasty):
+        text = to_csv(made)
+        rows = list(csv.DictReader(io.StringIO(text, newline="")))
+        pandas = pd.read_csv(io.StringIO(text), keep_default_na=False, na_values={"alpha": [""]})
+        polars = pl.read_csv(text.encode())
+        assert list(pandas["name"]) == polars["name"].to_list() == [row["name"] for row in rows]
+        for metric in ("alpha", "n_tail", "alpha_hat", "log_norm", "quality_spikes"):
+            expected = [None if math.isnan(x[metric]) else x[metric] for x in made.layers]
+            assert polars[metric].to_list() == expected
+            assert [float(row[metric] or "nan") for row in rows] == pytest.approx(
+                [math.nan if value is None else value for value in expected], nan_ok=True, abs=0
+            )
+        assert pandas["alpha"].dtype == np.float64
+        np.testing.assert_array_equal(pandas["alpha"], [x["alpha"] for x in made.layers])
+
+
+def test_a_report_without_layers_is_a_line_of_columns():
+    text = to_csv(report_of())
+    assert text.splitlines() == [to_csv(report_of(layer_of("fc"))).splitlines()[0]]
+    assert pd.read_csv(io.StringIO(text)).shape[0] == 0
 
 
 def test_notebooks_get_a_small_escaped_table(nasty):
@@ -123,9 +207,9 @@ def test_long_tables_keep_the_layers_that_need_a_look(rng):
 
 
 def test_every_finding_has_a_note_for_the_table():
-    assert set(terminal.CODES) == set(Finding)
+    assert set(cells.CODES) == set(Finding)
     assert set(DOUBTS) < set(Finding)
-    assert set(terminal.FAILED) <= set(STATUS_TEXT)
+    assert set(cells.FAILED) <= set(STATUS_TEXT)
 
 
 def test_a_report_prints_as_its_table(report):
@@ -145,7 +229,7 @@ def test_names_are_shortened_by_words_and_keep_their_numbers():
     assert terminal.shorten("fc.weight", 20) == "fc"
 
 
-@pytest.mark.parametrize("ending", [".json", ".csv", ".html"])
+@pytest.mark.parametrize("ending", [".json", ".csv", ".html", ".md"])
 def test_reports_write_themselves(report, tmp_path, ending):
     path = tmp_path / f"out{ending}"
     report.write(path)
@@ -164,10 +248,34 @@ def test_pipes_and_devices_are_written_into_not_replaced(report, tmp_path):
 
 
 def test_writing_elsewhere_or_otherwise_is_refused(report, tmp_path):
-    with pytest.raises(SelectionError, match=r"\.json or \.csv or \.html"):
+    with pytest.raises(SelectionError, match=r"\.json or \.csv or \.html or \.md or \.parquet"):
         report.write(tmp_path / "out.xyz")
     with pytest.raises(CheckpointError, match="cannot be written"):
         report.write(tmp_path / "absent" / "out.json")
+
+
+@pytest.mark.parametrize("ending", [".json", ".csv", ".md", ".parquet"])
+def test_what_cannot_be_replaced_stays_as_it_was(report, tmp_path, monkeypatch, ending):
+    path = tmp_path / f"out{ending}"
+    path.write_text("as it was")
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(CheckpointError, match="no space left on device"):
+        report.write(path)
+    assert [file.read_text() for file in tmp_path.iterdir()] == ["as it was"]
+
+
+@pytest.mark.parametrize("ending", [".json", ".csv", ".md", ".parquet"])
+def test_names_too_long_for_the_file_system_are_one_line(report, tmp_path, ending):
+    for path in (tmp_path / f"{'x' * 300}{ending}", tmp_path / ("x" * 300) / f"out{ending}"):
+        with pytest.raises(CheckpointError, match="file name too long"):
+            report.write(path)
+    long = tmp_path / f"{'x' * (255 - len(ending))}{ending}"
+    report.write(long)
+    assert list(tmp_path.iterdir()) == [long]
 
 
 def test_an_inventory_is_json_too(weights):

@@ -10,7 +10,7 @@ from safetensors.numpy import load_file, save_file
 import spectra
 from spectra import engine, spectra_files
 from spectra.errors import AnalysisInterrupted, CheckpointError, SelectionError
-from spectra.reports import to_dict
+from spectra.reports import files, to_dict
 from spectra.saved import report_of
 from spectra.sources import open_source
 
@@ -38,15 +38,15 @@ def comparable(report):
 def no_second_decomposition(monkeypatch, request):
     """Whatever reads a file of spectra decomposes nothing: once written, solving is forbidden."""
 
-    def written(report, path):
-        write(report, path)
+    def written(path, content):
+        write(path, content)
         monkeypatch.setattr(engine, "decompose", forbidden)
 
     def forbidden(*_, **__):
         raise AssertionError("a file of spectra was decomposed")
 
-    write = spectra_files.write
-    monkeypatch.setattr(spectra_files, "write", written)
+    write = files.write_file
+    monkeypatch.setattr(files, "write_file", written)
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,8 @@ def test_eigenvalues_are_kept_as_they_were_before_the_convention(weights, tmp_pa
 def test_it_is_told_by_its_content_not_its_name(weights, tmp_path):
     expected = spectra.analyze(weights)
     for name in ("model.safetensors", "model.bin", "model", "model.json"):
-        spectra_files.write(expected, tmp_path / name)
+        expected.write(tmp_path / "model.spectra")
+        (tmp_path / "model.spectra").rename(tmp_path / name)
         assert comparable(spectra.analyze(tmp_path / name)) == comparable(expected)
     (tmp_path / "adapter_config.json").write_text('{"peft_type": "PROMPT_TUNING"}')
     (tmp_path / "config.json").write_text('{"quantization_config": {"quant_method": "exl2"}}')
@@ -173,7 +174,9 @@ def test_a_partial_checkpoint_stays_partial(weights, tmp_path):
 
 def test_a_report_without_spectra_cannot_be_kept(weights, tmp_path):
     report = report_of(to_dict(spectra.analyze(weights)), "report.json")
-    with pytest.raises(SelectionError, match="holds no spectra; analyze the weights again"):
+    with pytest.raises(
+        SelectionError, match="holds no spectra that could be written; analyze the weights again"
+    ):
         report.write(tmp_path / "model.spectra")
     assert not (tmp_path / "model.spectra").exists()
     with pytest.raises(CheckpointError, match="cannot be written"):

@@ -10,7 +10,8 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 from urllib.request import url2pathname
 
 from spectra.errors import CheckpointError
-from spectra.sources.base import Source, require
+from spectra.extras import require
+from spectra.sources.base import Source
 from spectra.sources.blobs import Blob, FsspecBlob, located, shown
 from spectra.sources.folders import INDEX_ENDING
 from spectra.sources.remote.far_folders import (

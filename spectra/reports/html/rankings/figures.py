@@ -13,7 +13,7 @@ from spectra.reports.html.labels import Point, place_labels
 from spectra.reports.html.marks import MARKS, line_swatch, swatch
 from spectra.reports.html.markup import Markup, number, pixels, tag
 from spectra.reports.names import shorten, shorten_middle, told_apart
-from spectra.reports.ranking_words import interval, places
+from spectra.reports.ranking_cells import interval, places
 from spectra.verdicts import OVER_TRAINED
 
 WIDTH = 920.0

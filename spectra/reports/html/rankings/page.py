@@ -21,7 +21,7 @@ from spectra.reports.html.rankings.texts import (
     WHAT_THIS_IS,
 )
 from spectra.reports.names import shorten_middle
-from spectra.reports.ranking_words import told_apart, verdict
+from spectra.reports.ranking_cells import told_apart, verdict
 from spectra.reports.rankings import ranking_to_dict
 
 WIDTHS_APART = 2.0  # the factor from which widths are said to differ
@@ -103,7 +103,7 @@ def _verdict(ranking: Ranking) -> Markup:
     return pieces.section(
         "verdict",
         "Verdict",
-        tag("p", verdict(ranking, named=lambda name: shorten_middle(name, NAME)), class_="lead"),
+        tag("p", verdict(ranking, lambda name: shorten_middle(name, NAME)), class_="lead"),
         tag("p", WHAT_THIS_IS, class_="note"),
         tag("h3", f"Why {ranking.metric}"),
         tag("p", f"{_sentence(ranking.why)}."),

@@ -11,7 +11,7 @@ from spectra.reports.html.pieces import Column
 from spectra.reports.html.rankings import figures
 from spectra.reports.html.rankings.texts import MARKS, RANKING_TERMS
 from spectra.reports.names import shorten_middle
-from spectra.reports.ranking_words import interval, places, probability
+from spectra.reports.ranking_cells import interval, places, probability
 
 MOST_PAIRED = 20  # models in the table of pairs
 TABLE = "model-table"
