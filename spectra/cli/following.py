@@ -1,23 +1,25 @@
 """The command that follows a training run: history."""
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from spectra.cli import exits
-from spectra.cli.files import check_writable, write
+from spectra.cli.files import check_outputs, write
 from spectra.cli.options import COMPUTATION, RULES, shared
 
 if TYPE_CHECKING:
     from spectra.trajectories import History
 
 THOROUGH_REPLICATES = 200
+TEXT_FILES = ("json_file", "csv_file", "html_file")
 
 EXAMPLES = """\b
 Examples:
-  spectra history runs/one
+  spectra history runs/one --html run.html
   spectra history checkpoint-500 checkpoint-1000 --metrics all
   spectra history runs/one --json - --quiet | jq .signs"""
 
@@ -40,6 +42,7 @@ Examples:
     metavar="FILE",
     help="Write one row a checkpoint and layer as CSV; - for stdout.",
 )
+@shared("html_file")
 @click.option(
     "--plots",
     metavar="DIR",
@@ -73,11 +76,8 @@ def history(sources: tuple[str, ...], **options: Any) -> None:  # noqa: ANN401 -
     if replicates is None:
         replicates = THOROUGH_REPLICATES if thorough else analysis.REPLICATES
     rows, quiet, strict = options.pop("rows"), options.pop("quiet"), options.pop("strict")
-    files = {key: options.pop(key) for key in ("json_file", "csv_file", "plots")}
-    if files["json_file"] == "-" == files["csv_file"]:
-        raise click.UsageError("--json and --csv cannot both write to standard output")
-    for file in files.values():
-        check_writable(file)
+    files = {key: options.pop(key) for key in (*TEXT_FILES, "plots")}
+    err = check_outputs(files)
     interrupted = False
     try:
         with progress_bar(quiet=quiet) as progress:
@@ -91,7 +91,7 @@ def history(sources: tuple[str, ...], **options: Any) -> None:  # noqa: ANN401 -
             )
     except trajectories.HistoryInterrupted as stop:
         result, interrupted = stop.history, True
-    _deliver(result, rows=rows, quiet=quiet, **files)
+    _deliver(result, files, rows=rows, quiet=quiet, err=err)
     if interrupted:
         sys.exit(exits.INTERRUPTED)
     if strict and result.left_out:
@@ -99,28 +99,21 @@ def history(sources: tuple[str, ...], **options: Any) -> None:  # noqa: ANN401 -
 
 
 def _deliver(
-    result: "History",
-    *,
-    rows: int,
-    quiet: bool,
-    json_file: str | None,
-    csv_file: str | None,
-    plots: Path | None,
+    result: "History", files: Mapping[str, Any], *, rows: int, quiet: bool, err: bool
 ) -> None:
     from rich.console import Console
 
-    from spectra.reports import histories, history_terminal
+    from spectra.reports import histories, history_terminal, history_to_html
 
-    if json_file:
-        write(json_file, histories.history_to_json(result))
-    if csv_file:
-        write(csv_file, histories.history_to_csv(result))
-    if plots:
+    writers = (histories.history_to_json, histories.history_to_csv, history_to_html)
+    for key, writer in zip(TEXT_FILES, writers, strict=True):
+        if files[key]:
+            write(files[key], writer(result))
+    if files["plots"]:
         from spectra.reports.plots import save_history_plots
 
-        for path in save_history_plots(result, plots):
+        for path in save_history_plots(result, files["plots"]):
             if not quiet:
                 click.echo(str(path), err=True)
     if not quiet:
-        console = Console(stderr="-" in (json_file, csv_file))
-        history_terminal.show_history(result, console, rows=rows)
+        history_terminal.show_history(result, Console(stderr=err), rows=rows)

@@ -2,7 +2,7 @@
 
 from spectra.reports import frames
 from spectra.reports.files import write
-from spectra.reports.html import ranking_to_html, to_html
+from spectra.reports.html import history_to_html, ranking_to_html, to_html
 from spectra.reports.markdown import to_markdown
 from spectra.reports.notebooks import html_table, ranking_html_table
 from spectra.reports.tables import inventory_json, to_csv, to_dict, to_json
@@ -12,6 +12,7 @@ from spectra.reports.words import explain
 __all__ = [
     "explain",
     "frames",
+    "history_to_html",
     "html_table",
     "inventory_json",
     "ranking_html_table",

@@ -39,7 +39,7 @@ def swatch(shape: str, class_: str) -> Markup:
 def line_swatch(class_: str) -> Markup:
     """Return a piece of a line, or of an area, for a legend."""
     drawn = tag("path", d="M0 8H16", class_=class_)
-    if class_ in ("band", "noise", "doubt", "bars"):
+    if class_ in ("band", "noise", "doubt", "bars", "spread-area"):
         drawn = tag("rect", x=0, y=1, width=16, height=14, class_=class_)
     return tag("svg", drawn, viewBox="0 0 16 16", class_="swatch", aria_hidden="true")
 
