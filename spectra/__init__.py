@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from spectra.analysis import analyze as analyze
+    from spectra.comparing import Comparison as Comparison
+    from spectra.comparing import compare as compare
     from spectra.conventions import CONVENTIONS as CONVENTIONS
     from spectra.errors import AnalysisInterrupted as AnalysisInterrupted
     from spectra.errors import SpectraError as SpectraError
@@ -36,6 +38,8 @@ _HOMES = {
     "analyze": "analysis",
     "describe": "inventory",
     "Inventory": "inventory",
+    "Comparison": "comparing",
+    "compare": "comparing",
     "CONVENTIONS": "conventions",
     "AnalysisInterrupted": "errors",
     "SpectraError": "errors",

@@ -237,6 +237,17 @@ def _origins(rows: Sequence[LayerReport]) -> dict[str, int]:
     return {"decompositions": stored.count(False), "from_store": stored.count(True)}
 
 
+def part_of(progress: Progress | None, position: int, count: int) -> Progress | None:
+    """Turn the progress of one analysis into that of the `position`-th of `count`."""
+    if progress is None:
+        return None
+
+    def report(done: float, total: float, name: str) -> None:
+        progress(position + (done / total if total else 1.0), count, name)
+
+    return report
+
+
 @contextmanager
 def _interruptible() -> Iterator[threading.Event]:
     """Give an event that the first Ctrl-C sets; a second one raises, as one always does elsewhere."""

@@ -14,6 +14,7 @@ from spectra import __version__
 from spectra.cli import exits
 from spectra.cli.analyzing import analyze, demo, describe
 from spectra.cli.caching import cache
+from spectra.cli.comparing import compare
 from spectra.cli.following import history
 from spectra.cli.ranking import rank
 from spectra.errors import DeviceError, SelectionError, SpectraError
@@ -67,5 +68,5 @@ def doctor() -> None:
     sys.exit(0 if checks.run() else 1)
 
 
-for command in (analyze, demo, describe, rank, history, cache):
+for command in (analyze, demo, describe, rank, compare, history, cache):
     main.add_command(command)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from spectra import saved
-from spectra.analysis import Progress, analyze
+from spectra.analysis import Progress, analyze, part_of
 from spectra.errors import SpectraError
 from spectra.ranking.order import WITH_ORDER, check_metric, rank_reports
 from spectra.ranking.records import (
@@ -136,14 +136,3 @@ def report_of(
     if isinstance(source, str | Path) and saved.is_report(Path(source)):
         return saved.read_report(source)
     return analyze(source, progress=progress, **options)
-
-
-def part_of(progress: Progress | None, position: int, count: int) -> Progress | None:
-    """Turn the progress of one analysis into that of the position-th of several."""
-    if progress is None:
-        return None
-
-    def report(done: float, total: float, name: str) -> None:
-        progress(position + (done / total if total else 1.0), count, name)
-
-    return report

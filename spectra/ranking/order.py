@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from spectra.comparable import check_same_rules
 from spectra.errors import SelectionError, unknown_name
 from spectra.metrics import METRICS
 from spectra.ranking import scores as held_against
@@ -79,7 +80,7 @@ def rank_reports(
     left_out : sequence of LeftOut
         Models that got no report.
     """
-    _check_rules(reports)
+    check_same_rules(reports, SAME_RULES)
     given = given or [report.source.address for report in reports]
     usable, unusable = _usable(reports, given, allow_partial=allow_partial)
     left_out = (*left_out, *unusable)
@@ -107,25 +108,6 @@ def rank_reports(
         return ranking
     scores = _scores(entries, drawn, known, higher_is_better)
     return dataclasses.replace(ranking, scores=scores)
-
-
-def _check_rules(reports: Sequence[ModelReport]) -> None:
-    """Refuse reports whose numbers were made by different rules."""
-    for report in reports[1:]:
-        for rule in SAME_RULES:
-            first, other = reports[0].options.get(rule), report.options.get(rule)
-            if first != other:
-                raise SelectionError(
-                    "E_MIXED",
-                    report.source.address,
-                    f"its {rule} is {_said(other)}, that of {reports[0].source.address} is"
-                    f" {_said(first)}: their numbers cannot be compared",
-                    "analyze them alike",
-                )
-
-
-def _said(option: object) -> str:
-    return " ".join(map(str, option)) or "all" if isinstance(option, tuple) else str(option)
 
 
 def _usable(

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from spectra.analysis import Progress
+from spectra.analysis import Progress, part_of
 from spectra.errors import CheckpointError, SelectionError, WeightError
-from spectra.ranking import LeftOut, part_of, report_of
+from spectra.ranking import LeftOut, report_of
 from spectra.ranking.order import distinct_names
 from spectra.records import ModelReport
 from spectra.trajectories import checkpoints

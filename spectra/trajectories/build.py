@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from spectra.comparable import said
 from spectra.metrics import METRICS
 from spectra.naming import ROLES, Role, role_of
 from spectra.ranking import LeftOut, statistics
@@ -93,8 +94,12 @@ def _of_one_kind(given: Sequence[Step]) -> tuple[list[Step], list[LeftOut]]:
     for group in groups.values():
         for item in group if group is not kept else ():
             if _architecture(item.report) == _architecture(first):
-                rule = next(r for r in SAME_RULES if _said(item.report, r) != _said(first, r))
-                what = f"its {rule} is {_said(item.report, rule)}, not {_said(first, rule)}"
+                rule = next(
+                    r
+                    for r in SAME_RULES
+                    if said(item.report.options.get(r)) != said(first.options.get(r))
+                )
+                what = f"its {rule} is {said(item.report.options.get(rule))}, not {said(first.options.get(rule))}"
             else:
                 what = f"another architecture: {_difference(item.report, first)}"
             others.append(LeftOut(item.name, f"{what} as in {kept[0].name}"))
@@ -106,12 +111,7 @@ def _architecture(report: ModelReport) -> tuple[tuple[object, ...], ...]:
 
 
 def _rules(report: ModelReport) -> tuple[str, ...]:
-    return tuple(_said(report, rule) for rule in SAME_RULES)
-
-
-def _said(report: ModelReport, rule: str) -> str:
-    option = report.options.get(rule)
-    return " ".join(map(str, option)) or "all" if isinstance(option, tuple) else str(option)
+    return tuple(said(report.options.get(rule)) for rule in SAME_RULES)
 
 
 def _difference(report: ModelReport, usual: ModelReport) -> str:

@@ -1,0 +1,142 @@
+"""Which kind of change it is: documented rules on the numbers of each layer, then of the model.
+
+Every threshold has its reason in docs/decisions/0021-comparing.md.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+from spectra.comparing.records import Change, Delta, LayerChange, Overlap
+from spectra.naming import ROLES
+from spectra.records import LayerReport
+
+UNRELATED = 0.15
+"""Cosine and overlap (0 random, 1 the same) up to which two matrices have nothing in common."""
+ALONG = 0.99
+"""Share of ‖ΔW‖² along W from which the change is a factor."""
+LOW_RANK = 0.25
+"""Part of the full rank up to which ΔW is of low rank."""
+HELD = 0.9
+"""Share of ‖ΔW‖² that those directions hold."""
+SMALL = 0.25
+"""Largest ‖ΔW‖ / ‖W‖ of noise that leaves a model usable."""
+ASIDE = 0.01
+"""Largest share of noise that lies along W; training shrinks or grows it."""
+KEPT = 0.8
+"""Overlap (0 random, 1 the same) from which leading directions count as kept."""
+MOST = 0.9
+"""Share of the changed layers that makes a kind that of the model."""
+NAMED = 3
+
+
+def change_of(delta: Delta | None, overlap: Overlap | None, base: LayerReport) -> Change:
+    """Say what kind of change a layer went through; the first rule that is met decides.
+
+    Parameters
+    ----------
+    delta : Delta or None
+    overlap : Overlap or None
+    base : LayerReport
+    """
+    if delta is None or math.isnan(delta.norm):
+        return Change.UNKNOWN
+    if delta.squared_norm == 0:
+        return Change.IDENTICAL
+    if max(abs(delta.cosine), -1.0 if overlap is None else overlap.excess) <= UNRELATED:
+        return Change.UNRELATED
+    if delta.along_base >= ALONG:
+        return Change.RESCALED
+    if 0 < delta.rank <= LOW_RANK * base.n_eigenvalues and delta.rank_share >= HELD:
+        return Change.LOW_RANK
+    kept = overlap is None or overlap.excess >= KEPT
+    small = delta.norm <= SMALL and delta.along_base <= ASIDE
+    if small and kept and (delta.rank == 0 or delta.structure <= most_structure_of_noise(base)):
+        return Change.NOISE_LIKE
+    return Change.FINE_TUNED
+
+
+def most_structure_of_noise(layer: LayerReport) -> float:
+    """Return how much ``structure`` noise of a layer's shape shows at most: four deviations of 2/M.
+
+    Examples
+    --------
+    >>> import numpy as np, spectra
+    >>> layer = spectra.analyze({"w": np.random.default_rng(0).standard_normal((400, 400))}).layers[0]
+    >>> most_structure_of_noise(layer)
+    1.03
+    """
+    return 1.01 + 8.0 / (layer.M * math.sqrt(layer.n_matrices))
+
+
+def judge(layers: Sequence[LayerChange]) -> tuple[Change, str]:
+    """Say what kind of change the model went through, as a code and in one or two sentences."""
+    known = [layer for layer in layers if layer.change is not Change.UNKNOWN]
+    if not known:
+        return Change.UNKNOWN, _numbers_alone(layers)
+    changed = [layer for layer in known if layer.change is not Change.IDENTICAL]
+    n, m = len(known), len(changed)
+    if not changed:
+        return Change.IDENTICAL, f"Identical: all {n} matched layers hold the same numbers."
+    counts = Counter(layer.change for layer in changed)
+    most, count = counts.most_common(1)[0]
+    of = f"{count} of {n} layers" if count < n else f"all {n} layers"
+    rest = f" {n - m} layers are identical." if n > m else ""
+    sizes = [layer.delta.norm for layer in changed if layer.delta]
+    size = f"by {np.median(sizes):.2g} of their norm (median)"
+    if most is Change.UNRELATED and count > m / 2:
+        text = "Another training run: nothing tells the weights of"
+        return most, f"{text} {of} from those of a separate run.{rest}"
+    if most is Change.RESCALED and count >= MOST * m:
+        scales = [layer.delta.scale for layer in changed if layer.delta]
+        text = f"Rescaled: {of} are the base's times a factor ({_span(scales)})."
+        return most, text + rest
+    if most is Change.LOW_RANK and count >= MOST * m:
+        ranks = [layer.delta.rank for layer in changed if layer.delta and layer.change is most]
+        roles = _roles([layer for layer in changed if layer.change is most])
+        text = f"Low rank, as a merged LoRA: {of} differ by {_span(ranks)} directions ({roles})."
+        return most, text + rest
+    if most is Change.NOISE_LIKE and count >= MOST * m and m > n / 2:
+        kept = "; leading directions are kept" if any(layer.overlap for layer in changed) else ""
+        text = f"Rounded or quantised: {of} differ by what looks like noise, {size}{kept}."
+        return most, text + rest
+    if m <= n / 2:
+        names = ", ".join(layer.name for layer in changed[:NAMED])
+        more = f" and {m - NAMED} more" if m > NAMED else ""
+        text = f"Identical but for {m} of {n} layers: {names}{more}."
+        return Change.FEW_LAYERS, f"{text} They moved {size}."
+    kinds = "; ".join(f"{count} {_WORDS[kind]}" for kind, count in counts.most_common())
+    return Change.FINE_TUNED, f"Trained further: {m} of {n} layers moved, {size} ({kinds}).{rest}"
+
+
+_WORDS = {
+    Change.RESCALED: "rescaled",
+    Change.LOW_RANK: "of low rank",
+    Change.NOISE_LIKE: "noise-like",
+    Change.FINE_TUNED: "trained",
+    Change.UNRELATED: "with nothing in common",
+}
+
+
+def _numbers_alone(layers: Sequence[LayerChange]) -> str:
+    """Say what alphas tell where weights are not at hand."""
+    with_alpha = [layer for layer in layers if not math.isnan(layer.alpha_change)]
+    if not with_alpha:
+        return "No layer of one has a counterpart with numbers in the other."
+    moved = sum(layer.alpha_moved for layer in with_alpha)
+    return (
+        f"Weights were not compared. alpha moved beyond its interval in {moved} of"
+        f" {len(with_alpha)} layers."
+    )
+
+
+def _roles(layers: Sequence[LayerChange]) -> str:
+    found = Counter(layer.role for layer in layers)
+    return ", ".join(f"{found[role]} {role}" for role in ROLES if found[role])
+
+
+def _span(values: Sequence[float]) -> str:
+    low, high = min(values), max(values)
+    return f"{low:.4g}" if f"{low:.4g}" == f"{high:.4g}" else f"{low:.4g} to {high:.4g}"

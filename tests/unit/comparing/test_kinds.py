@@ -1,0 +1,149 @@
+"""Every kind of change, on weights made for it."""
+
+import numpy as np
+import pytest
+
+import spectra
+from spectra.comparing import Change
+from spectra.comparing.kinds import most_structure_of_noise
+
+SHAPES = {
+    "layers.0.attn.q_proj.weight": (96, 80),
+    "layers.0.mlp.up_proj.weight": (128, 96),
+    "layers.1.attn.q_proj.weight": (96, 80),
+    "layers.1.mlp.up_proj.weight": (128, 96),
+}
+
+
+@pytest.fixture
+def base(rng):
+    return {name: heavy(rng, shape) for name, shape in SHAPES.items()}
+
+
+def heavy(rng, shape):
+    """Weights with a heavy-tailed spectrum and rows of unequal size, as trained ones have."""
+    u, s, v = np.linalg.svd(rng.standard_normal(shape), full_matrices=False)
+    rows = np.exp(0.7 * rng.standard_normal((shape[0], 1)))
+    return (0.1 * rows * ((u * np.arange(1, len(s) + 1) ** -0.7) @ v)).astype(np.float32)
+
+
+def compared(base, change, **options):
+    other = {name: change(weights).astype(weights.dtype) for name, weights in base.items()}
+    return spectra.compare(base, other, replicates=0, **options)
+
+
+def quantised(weights, bits):
+    """Round each row to its own grid."""
+    step = np.abs(weights).max(axis=1, keepdims=True) / (2 ** (bits - 1) - 1)
+    return np.round(weights / step) * step
+
+
+def low_rank(rng, shape, rank):
+    return rng.standard_normal((shape[0], rank)) @ rng.standard_normal((rank, shape[1]))
+
+
+def sized(change, weights, size):
+    return change * (size * np.linalg.norm(weights) / np.linalg.norm(change))
+
+
+def test_the_same_weights_are_identical(base):
+    comparison = compared(base, np.copy)
+    assert comparison.change is Change.IDENTICAL
+    assert {layer.change for layer in comparison.layers} == {Change.IDENTICAL}
+    assert comparison.summary["n_identical"] == 4
+    assert all(layer.alpha_change == 0 for layer in comparison.layers)
+
+
+def test_a_few_changed_layers_are_named(base, rng):
+    name = "layers.1.mlp.up_proj.weight"
+    other = dict(base)
+    other[name] = base[name] + sized(heavy(rng, SHAPES[name]), base[name], 0.3)
+    comparison = spectra.compare(base, other, replicates=0)
+    assert comparison.change is Change.FEW_LAYERS
+    assert name in comparison.verdict
+    assert "1 of 4" in comparison.verdict
+    changed = [layer.name for layer in comparison.layers if layer.change is not Change.IDENTICAL]
+    assert changed == [name]
+
+
+@pytest.mark.parametrize("factor", [1.001, 0.5, -2.0])
+def test_a_factor_is_told_and_its_size(base, factor):
+    comparison = compared(base, lambda w: factor * w)
+    assert comparison.change is Change.RESCALED
+    for layer in comparison.layers:
+        assert layer.delta.scale == pytest.approx(factor, rel=1e-6)
+        assert layer.delta.norm == pytest.approx(abs(factor - 1), rel=1e-3)
+
+
+@pytest.mark.parametrize(("rank", "size"), [(1, 0.1), (8, 1e-3), (16, 0.3)])
+def test_merged_factors_are_told_with_their_rank_and_roles(base, rng, rank, size):
+    other = dict(base)
+    for name in base:
+        if "q_proj" in name:
+            change = low_rank(rng, SHAPES[name], rank)
+            other[name] = (base[name] + sized(change, base[name], size)).astype(np.float32)
+    comparison = spectra.compare(base, other, replicates=0)
+    assert comparison.change is Change.LOW_RANK
+    assert "2 q" in comparison.verdict
+    assert "2 layers are identical" in comparison.verdict
+    ranks = [layer.delta.rank for layer in comparison.layers if layer.delta.rank]
+    assert ranks == [rank, rank]
+
+
+def test_factors_merged_in_half_precision_are_of_low_rank_all_the_same(base, rng):
+    half = {name: weights.astype(np.float16) for name, weights in base.items()}
+    comparison = compared(half, lambda w: w + sized(low_rank(rng, w.shape, 4), w, 0.1))
+    assert comparison.change is Change.LOW_RANK
+    assert {layer.delta.rank for layer in comparison.layers} == {4}
+
+
+@pytest.mark.parametrize("bits", [4, 6, 8])
+def test_quantised_weights_are_told_though_rows_have_unequal_steps(base, bits):
+    comparison = compared(base, lambda w: quantised(w, bits))
+    assert comparison.change is Change.NOISE_LIKE
+    for layer in comparison.layers:
+        assert 0.9 < layer.delta.structure <= most_structure_of_noise(layer.base)
+
+
+def test_half_precision_is_rounding(base):
+    comparison = spectra.compare(
+        base, {name: weights.astype(np.float16) for name, weights in base.items()}, replicates=0
+    )
+    assert comparison.change is Change.NOISE_LIKE
+    assert all(layer.delta.rank == 0 for layer in comparison.layers)
+
+
+def test_a_change_with_a_spectrum_of_its_own_is_training(base, rng):
+    comparison = compared(base, lambda w: w + sized(heavy(rng, w.shape), w, 0.2))
+    assert comparison.change is Change.FINE_TUNED
+    assert all(layer.delta.structure > 1.2 for layer in comparison.layers)
+
+
+def test_noise_that_drowns_the_weights_is_not_called_rounding(base, rng):
+    comparison = compared(base, lambda w: w + sized(rng.standard_normal(w.shape), w, 0.6))
+    assert comparison.change is Change.FINE_TUNED
+
+
+@pytest.mark.parametrize("subspaces", [True, False])
+def test_weights_of_another_run_have_nothing_in_common(base, rng, subspaces):
+    comparison = compared(base, lambda w: heavy(rng, w.shape), subspaces=subspaces)
+    assert comparison.change is Change.UNRELATED
+    for layer in comparison.layers:
+        assert abs(layer.delta.cosine) < 0.1
+        assert (layer.overlap is not None) == subspaces
+
+
+def test_a_layer_without_numbers_is_unknown_and_takes_no_other_with_it(base):
+    other = {name: weights.copy() for name, weights in base.items()}
+    other["layers.0.attn.q_proj.weight"][3, 4] = np.nan
+    comparison = spectra.compare(base, other, replicates=0)
+    assert comparison["layers.0.attn.q_proj"].change is Change.UNKNOWN
+    assert comparison.change is Change.IDENTICAL
+    assert "3 matched layers" in comparison.verdict
+
+
+def test_zero_weights_have_no_relative_change():
+    zero = {"a.weight": np.zeros((30, 30)), "b.weight": np.eye(30)}
+    comparison = spectra.compare(zero, {name: w + 1.0 for name, w in zero.items()}, replicates=0)
+    assert comparison["a"].change is Change.UNKNOWN
+    assert comparison["b"].delta.rank == 1
