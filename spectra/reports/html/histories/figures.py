@@ -25,8 +25,8 @@ NAMES = 250.0  # pixels of the names beside the heat map
 Series = Sequence[tuple[float, float]]
 
 
-def alpha_over_run(history: History) -> Markup:
-    """Draw typical alpha with its interval by step, the band of the layers, changes and signs."""
+def alpha_over_run(history: History, *, banded: bool) -> Markup:
+    """Draw typical alpha by step, the spread of the layers, changes, signs; if `banded` 2 to 6."""
     height = 350.0
     x = _step_axis(history, 50, WIDTH - 16)
     low, high = _quantiles(history, 0.1), _quantiles(history, 0.9)
@@ -40,7 +40,7 @@ def alpha_over_run(history: History) -> Markup:
         if math.isfinite(p.alpha_low) and math.isfinite(p.alpha_high)
     ]
     parts = [
-        charts.rectangle(x.start, y.at(OVER_TRAINED), x.end, y.at(UNDER_TRAINED), "band"),
+        _band(x, y) if banded else Markup(""),
         _area(x, y, history.steps, low, high),
         charts.frame(
             x, y, x_title=history.unit, y_title="alpha, typical over the layers",
@@ -63,28 +63,45 @@ def alpha_over_run(history: History) -> Markup:
     )  # fmt: skip
 
 
-def small(history: History, found: Trajectory, title: str, *, banded: bool) -> Markup:
-    """Draw one trajectory in a small picture; `banded` ones are alphas, beside the band from 2 to 6."""
+def small(history: History, found: Trajectory, title: str) -> Markup:
+    """Draw one trajectory in a small picture."""
+    known = [value for value in found.typical if math.isfinite(value)]
+    return _small(history, found, title, Axis(*_widened(known), 150, 30))
+
+
+def small_alpha(history: History, found: Trajectory, title: str, *, banded: bool) -> Markup:
+    """Draw a trajectory of alpha in a small picture, if `banded` beside the band from 2 to 6."""
+    y = _alpha_axis(found.typical, 150, 30)
+    ticks = charts.spaced(charts.ALPHA_TICKS, y, 15)
+    return _small(history, found, title, y, ticks=ticks, banded=banded)
+
+
+def _small(
+    history: History,
+    found: Trajectory,
+    title: str,
+    y: Axis,
+    *,
+    ticks: Sequence[float] | None = None,
+    banded: bool = False,
+) -> Markup:
     width, height = 300.0, 200.0
     x = _step_axis(history, 44, width - 14)
-    values = [value for value in found.typical if math.isfinite(value)]
-    y = _alpha_axis(values, 150, 30) if banded else Axis(*_widened(values), 150, 30)
     steps = zip(history.steps, found.typical, strict=True)
     line = [(x.at(step), y.at(value)) for step, value in steps if math.isfinite(value)]
-    y_ticks = charts.spaced(charts.ALPHA_TICKS, y, 15) if banded else None
-    band = (
-        charts.rectangle(x.start, y.at(OVER_TRAINED), x.end, y.at(UNDER_TRAINED), "band")
-        if banded
-        else Markup("")
-    )
     return charts.svg(
-        width, height, band,
+        width, height,
+        _band(x, y) if banded else Markup(""),
         charts.frame(x, y, x_title=history.unit, y_title=title,
-                     x_ticks=_step_ticks(history, x), y_ticks=y_ticks),
+                     x_ticks=_step_ticks(history, x), y_ticks=ticks),
         charts.line(line, "course"),
         *(charts.mark(px, py, "circle", "r-blue") for px, py in line),
         label=f"{title} by {history.unit}", class_="esd",
     )  # fmt: skip
+
+
+def _band(x: Axis, y: Axis) -> Markup:
+    return charts.rectangle(x.start, y.at(OVER_TRAINED), x.end, y.at(UNDER_TRAINED), "band")
 
 
 def heat_map(history: History, layers: Sequence[str], columns: Sequence[int]) -> Markup:

@@ -19,6 +19,7 @@ from spectra.reports.html.histories.texts import (
 from spectra.reports.html.markup import Child, Markup, tag
 from spectra.reports.html.texts import READINGS
 from spectra.reports.names import shorten_middle
+from spectra.tails import WITH_BAND
 from spectra.trajectories import FEWEST, History
 from spectra.verdicts import OVER_TRAINED, UNDER_TRAINED
 
@@ -29,7 +30,6 @@ OTHERS = {
     "alpha_hat": "alpha-hat",
 }
 """Metrics drawn beside alpha, and what they are called."""
-CSN = "csn"
 LINKS = {
     "verdict": "Verdict",
     "course": "Alpha over the run",
@@ -113,7 +113,7 @@ def cautions(history: History) -> list[str]:
 
 
 def _has_band(history: History) -> bool:
-    return history.options.get("estimator", CSN) == CSN
+    return history.options.get("estimator") in WITH_BAND
 
 
 def _verdict(history: History) -> Markup:
@@ -134,21 +134,22 @@ def _verdict(history: History) -> Markup:
 def _course(history: History) -> Markup | None:
     if not any(math.isfinite(point.alpha) for point in history.checkpoints):
         return None
-    items = [
-        (marks.swatch("circle", "r-blue"), "typical alpha, with its 95 % interval"),
-        (marks.line_swatch("band"), "2 to 6, as in well-trained layers"),
-    ]
+    banded = _has_band(history)
+    items = [(marks.swatch("circle", "r-blue"), "typical alpha, with its 95 % interval")]
+    if banded:
+        items.append((marks.line_swatch("band"), "2 to 6, as in well-trained layers"))
     if history.reports:
         items.append((marks.line_swatch("spread-area"), "eight in ten of the layers"))
     if any(change.found for change in history.change_points):
         items.append((marks.line_swatch("xmin"), "a rate changes"))
     if history.signs:
         items.append((marks.line_swatch("erg"), "a sign starts"))
-    caption = (
-        "Good runs come down from above and settle between 2 and 6. The shaded band is the spread of the"
-        " layers, the bars how far the typical value moves as they are resampled."
+    caption = "Good runs come down from above and settle between 2 and 6. " if banded else ""
+    caption += (
+        "The shaded band is the spread of the layers, the bars how far the typical value moves as they"
+        " are resampled."
     )
-    drawing = figures.alpha_over_run(history)
+    drawing = figures.alpha_over_run(history, banded=banded)
     return pieces.section(
         "course", "Alpha over the run",
         pieces.figure(drawing, caption, legend=pieces.legend(items)),
@@ -158,14 +159,15 @@ def _course(history: History) -> Markup | None:
 def _small_multiples(history: History) -> Markup | None:
     """Return a small picture of every role, and of the metrics beside alpha."""
     drawn: list[Child] = []
+    banded = _has_band(history)
     by_role = [t for t in history.trajectories if t.metric == "alpha" and t.role]
     for found in by_role if len(by_role) > 1 else ():
         if any(map(math.isfinite, found.typical)):
             title = f"alpha: {ROLES.get(found.role, found.role)} ({found.n_layers})"
-            drawn.append(tag("figure", figures.small(history, found, title, banded=True)))
+            drawn.append(tag("figure", figures.small_alpha(history, found, title, banded=banded)))
     for found in history.trajectories:
         if found.metric in OTHERS and not found.role and any(map(math.isfinite, found.typical)):
-            drawing = figures.small(history, found, OTHERS[found.metric], banded=False)
+            drawing = figures.small(history, found, OTHERS[found.metric])
             drawn.append(tag("figure", drawing))
     if not drawn:
         return None
@@ -180,7 +182,8 @@ def _small_multiples(history: History) -> Markup | None:
 
 
 def _every_layer(history: History) -> Markup | None:
-    if not history.reports or len(history.reports) != len(history.checkpoints):
+    whole = len(history.reports) == len(history.checkpoints) and history.reports
+    if not whole or not _has_band(history):
         return None
     layers = figures.rows_of(history)
     if not layers:

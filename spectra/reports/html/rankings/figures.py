@@ -14,6 +14,7 @@ from spectra.reports.html.marks import MARKS, line_swatch, swatch
 from spectra.reports.html.markup import Markup, number, pixels, tag
 from spectra.reports.names import shorten, shorten_middle, told_apart
 from spectra.reports.ranking_cells import interval, places
+from spectra.tails import WITH_BAND
 from spectra.verdicts import OVER_TRAINED
 
 WIDTH = 920.0
@@ -33,7 +34,7 @@ def order_picture(ranking: Ranking) -> Markup:
     x = Axis(*_span(models), NAMES, WIDTH - 16)
     y = Axis(-0.5, len(models) - 0.5, 30, foot)
     parts = []
-    if ranking.metric == "alpha" and x.low < OVER_TRAINED:
+    if _has_floor(ranking) and x.low < OVER_TRAINED:
         end = x.at(OVER_TRAINED)
         parts.append(charts.rectangle(x.start, y.start, end, y.end, "doubt"))
     grid = "".join(f"M{pixels(x.at(v))} {pixels(y.start)}V{pixels(foot)}" for v in charts.ticks(x))
@@ -75,7 +76,7 @@ def order_legend(ranking: Ranking) -> list[tuple[Markup, str]]:
         items.append(
             (swatch("circle", "r-grey hollow"), "hollow: over-trained, comes after others")
         )
-    if ranking.metric == "alpha" and _span(ranking.models[:MOST_DRAWN])[0] < OVER_TRAINED:
+    if _has_floor(ranking) and _span(ranking.models[:MOST_DRAWN])[0] < OVER_TRAINED:
         items.append((line_swatch("doubt"), "below 2 lower is not better"))
     return items
 
@@ -209,6 +210,11 @@ def styles_of(groups: Sequence[str]) -> Mapping[str, tuple[str, str]]:
     if len(names) in (1, len(groups)):
         return {}
     return {name: STYLES[i % len(STYLES)] for i, name in enumerate(names)}
+
+
+def _has_floor(ranking: Ranking) -> bool:
+    """Tell whether there is an alpha below which lower is not better: not for all estimators."""
+    return ranking.metric == "alpha" and ranking.options.get("estimator") in WITH_BAND
 
 
 def _span(models: Sequence[RankedModel]) -> tuple[float, float]:
