@@ -245,7 +245,8 @@ def depth_ticks(entries: Sequence[Entry], x: Axis) -> list[tuple[float, str]]:
         for i, entry in enumerate(entries):
             first.setdefault(block_of(entry.name), i)
         kept = charts.spaced([first[block] for block in blocks], x, 8 + LETTER * _longest(labels))
-        return [(i, labels[block_of(entries[int(i)].name)]) for i in kept]
+        named = [(i, labels[block_of(entries[int(i)].name)]) for i in kept]
+        return [(i, label) for i, label in named if x.at(i) + LETTER * len(label) / 2 < x.end + 12]
     counted = Axis(1, len(entries), x.start, x.end)
     indices = [v - 1 for v in (1.0, *charts.ticks(counted, 60)) if v == int(v) and v >= 1]
     kept = charts.spaced(indices, x, 30)

@@ -83,8 +83,8 @@ def cautions(comparison: Comparison) -> list[str]:
     found = []
     if fitted:
         found.append(
-            f"Alpha changed beyond its 95 % interval in {moved} of {count(len(fitted), 'layer')};"
-            " the other changes may be chance of the fit."
+            f"Alpha changed beyond its 95 % interval in {moved or 'none'} of"
+            f" {count(len(fitted), 'layer')}; other changes may be chance of the fit."
         )
     if without:
         found.append(NO_WEIGHTS.format(n=without))
@@ -125,7 +125,7 @@ def _alphas(comparison: Comparison) -> Markup | None:
         caption += " The grey band from 2 to 6 is where well-trained layers lie."
     if len(shown) < len(fitted):
         caption += f" {count(len(fitted) - len(shown), 'more layer', 'more layers')}, changed less, in the table."
-    legend = pieces.legend(marks.role_legend(figures.entries_of(shown), depth=False))
+    legend = pieces.legend(marks.role_legend(figures.entries_of(shown), depth=False, judged=False))
     drawing = figures.dumbbells(shown, banded=banded)
     return pieces.section(
         "alphas", "Alpha before and after", pieces.figure(drawing, caption, legend=legend)
@@ -145,7 +145,7 @@ def _sizes(comparison: Comparison) -> Markup | None:
     )
     if any(layer.change is Change.IDENTICAL for _, layer in known):
         caption += " Hollow marks at the foot did not change at all."
-    legend = pieces.legend(marks.role_legend(figures.entries_of(known), depth=False))
+    legend = pieces.legend(marks.role_legend(figures.entries_of(known), depth=False, judged=False))
     drawing = figures.size_by_depth(known)
     return pieces.section(
         "sizes", "How much changed, by depth", pieces.figure(drawing, caption, legend=legend)
@@ -158,9 +158,9 @@ def _overlaps(comparison: Comparison) -> Markup | None:
         return None
     caption = (
         "How much of the leading directions of each layer is still among the leading ones: 1 is all of"
-        " it, and the tick below a mark is what two unrelated layers would show."
+        " it, and the small tick is what two unrelated layers would show."
     )
-    legend = pieces.legend(marks.role_legend(figures.entries_of(known), depth=False))
+    legend = pieces.legend(marks.role_legend(figures.entries_of(known), depth=False, judged=False))
     drawing = figures.overlap_by_depth(known)
     return pieces.section(
         "overlaps", "Which directions were kept", pieces.figure(drawing, caption, legend=legend)

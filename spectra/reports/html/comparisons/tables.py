@@ -63,7 +63,7 @@ def groups_section(comparison: Comparison) -> Markup | None:
             parts.append(
                 pieces.table(GROUP_COLUMNS, rows, key=f"{by}-table", caption=f"layers by {by}")
             )
-    return pieces.section("groups", "By role and by block", parts) if parts else None
+    return pieces.section("groups", "Groups of layers", parts) if parts else None
 
 
 def _group_row(group: Group) -> pieces.Row:

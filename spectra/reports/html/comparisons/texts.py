@@ -70,7 +70,7 @@ COMPARISON_TERMS: Mapping[str, Term] = MappingProxyType(
             "How much of the leading directions of the base is among those of the other: 1 for all of it."
             " Left ones are on the side of the rows, right ones on that of the columns.",
             "Directions of nearly equal strength turn into each other at the slightest change. Two"
-            " random sets overlap a little, too: the tick below a mark says how much.",
+            " random sets overlap a little, too: the small tick in the picture says how much.",
         ),
         "delta_share": Term(
             "Share of the change",
