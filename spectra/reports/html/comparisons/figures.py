@@ -140,7 +140,7 @@ def _by_depth(
     order = by_depth([layer.name for _, layer in layers])
     columns = {layers[place][0]: i for i, place in enumerate(order)}
     entries = entries_of([layers[place] for place in order])
-    x = Axis(-0.6, len(layers) - 0.4, 50, WIDTH - 12)
+    x = Axis(-0.6, len(layers) - 0.4, 62, WIDTH - 12)
     parts = [
         charts.frame(
             x, y, x_title="block" if has_blocks(entries) else "layer", y_title=title,

@@ -5,6 +5,7 @@ import shlex
 from collections import Counter
 
 from spectra.comparing import Change, Comparison
+from spectra.ranking.order import distinct_names
 from spectra.reports.comparisons import comparison_to_dict
 from spectra.reports.html import document, marks, pieces, provenance
 from spectra.reports.html.comparisons import figures, tables
@@ -59,7 +60,7 @@ def comparison_to_html(comparison: Comparison) -> str:
     }
     rules = [f"{key} {comparison.options[key]}" for key in ("convention", "estimator")
              if key in comparison.options]  # fmt: skip
-    base, other = (_called(address) for address in (comparison.base, comparison.other))
+    base, other = _called(comparison.base, comparison.other)
     return document.page(
         f"{base} → {other}",
         kicker=["Spectral comparison", *rules],
@@ -195,6 +196,9 @@ def reproduce(comparison: Comparison) -> str:
     return shlex.join([*words, "--html", "comparison.html"])
 
 
-def _called(address: str) -> str:
-    name = address.rstrip("/").rpartition("/")[2] or address
-    return "weights in memory" if address.startswith("<") else shorten_middle(name, NAME)
+def _called(base: str, other: str) -> list[str]:
+    """Return what the models are called: the shortest endings of their paths that differ."""
+    memory = "weights in memory"
+    if base.startswith("<") or other.startswith("<"):
+        return [memory if address.startswith("<") else address for address in (base, other)]
+    return [shorten_middle(name, NAME) for name in distinct_names([base, other])]

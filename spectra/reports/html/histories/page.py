@@ -3,7 +3,6 @@
 import math
 import shlex
 
-from spectra.errors import printable
 from spectra.naming import ROLES
 from spectra.reports.histories import history_to_dict
 from spectra.reports.history_words import change_lines, count, course, sign_heads
@@ -239,6 +238,4 @@ def reproduce(history: History) -> str:
         return "spectra.history(checkpoints)"
     from_folder = all(source.startswith(history.address.rstrip("/")) for source in sources)
     words = ["spectra", "history", *([history.address] if from_folder else sources)]
-    return printable(
-        shlex.join([*words, *provenance.option_words(history.options), "--html", "history.html"])
-    )
+    return shlex.join([*words, *provenance.option_words(history.options), "--html", "history.html"])

@@ -165,7 +165,8 @@ def scores_section(ranking: Ranking) -> Markup | None:
     )
     caption = (
         "Every mark is a model. Where the metric orders as the scores do, the marks fall on a line"
-        f" that {'falls' if scores.higher_is_better else 'rises'} to the right."
+        f" that {'falls' if scores.higher_is_better else 'rises'} to the right. A mark without room for its"
+        " name says it when a pointer rests on it."
     )
     better = "higher" if scores.higher_is_better else "lower"
     rows = [_agreement_row(agreement) for agreement in scores.agreements]
