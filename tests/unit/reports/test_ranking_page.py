@@ -114,6 +114,30 @@ def test_widths_that_differ_by_factors_are_warned_of(rng):
     assert not any("factor" in words for words in page.cautions(alike))
 
 
+def test_a_first_model_that_is_marked_is_the_first_thing_to_doubt(ranking):
+    first = dataclasses.replace(ranking.models[0], warnings=(Mark.MOSTLY_RANDOM_LIKE,))
+    marked = dataclasses.replace(ranking, models=(first, *ranking.models[1:]))
+    said = f"The first model is marked: {MARK_TEXT[Mark.MOSTLY_RANDOM_LIKE]}."
+    assert page.cautions(marked)[0] == said
+    plain = dataclasses.replace(ranking.models[0], warnings=())
+    sound = dataclasses.replace(ranking, models=(plain, *ranking.models[1:]))
+    assert said not in page.cautions(sound)
+
+
+def test_a_paradox_is_said_in_the_verdict(ranking):
+    scores = dataclasses.replace(ranking.scores, paradox="Simpson's paradox: of these")
+    found = parse(ranking_to_html(dataclasses.replace(ranking, scores=scores)))
+    assert "Simpson's paradox: of these." in found.one("verdict").text
+    assert "Simpson's paradox: of these." in found.one("scores").all("p", "alert")[0].text
+
+
+def test_only_groups_of_several_models_have_a_colour_of_their_own(ranking):
+    words = [text for _, text in figures.order_legend(ranking)]
+    sizes = [text.split(": ")[1] for text in words if text.startswith("group")]
+    assert sizes == ["3 of the same layer shapes"]
+    assert "alone with its layer shapes" in words
+
+
 def test_values_without_an_interval_are_drawn_without_one(ranking):
     nothing = {"value_low": math.nan, "value_high": math.nan}
     models = tuple(dataclasses.replace(model, **nothing) for model in ranking.models)

@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 
 from spectra.ranking import Mark, RankedModel, Ranking
 from spectra.records import LayerReport
@@ -22,14 +23,15 @@ ROW = 30.0
 NAMES = 325.0  # pixels of the names beside the order
 MOST_DRAWN = 60  # models; the table has all
 STYLES = (("blue", "circle"), ("orange", "square"), ("green", "up"), ("pink", "diamond"),
-          ("brown", "hexagon"), ("sky", "down"), ("red", "star"), ("grey", "plus"))  # fmt: skip
-"""Colour and shape of groups, told apart by either; after eight they begin again."""
+          ("brown", "hexagon"), ("sky", "down"), ("red", "star"))  # fmt: skip
+"""Colour and shape of groups, told apart by either; after seven they begin again."""
+ALONE = ("grey", "circle")
 
 
 def order_picture(ranking: Ranking) -> Markup:
     """Draw the models, best on top, each with its value and interval."""
     models = ranking.models[:MOST_DRAWN]
-    styles = styles_of([model.group for model in ranking.models])
+    styles = _shared_groups(ranking)
     foot = 30 + ROW * len(models)
     x = Axis(*_span(models), NAMES, WIDTH - 16)
     y = Axis(-0.5, len(models) - 0.5, 30, foot)
@@ -51,7 +53,7 @@ def order_picture(ranking: Ranking) -> Markup:
         if math.isfinite(model.value_low) and math.isfinite(model.value_high):
             ends = [(x.at(model.value_low), at), (x.at(model.value_high), at)]
             parts.append(charts.line(ends, "interval"))
-        colour, shape = styles.get(model.group, STYLES[0])
+        colour, shape = styles.get(model.group, ALONE if styles else STYLES[0])
         hollow = " hollow" if Mark.OVER_TRAINED in model.warnings else ""
         parts += [
             charts.text(0, at + 4, places(model)),
@@ -66,12 +68,13 @@ def order_picture(ranking: Ranking) -> Markup:
 def order_legend(ranking: Ranking) -> list[tuple[Markup, str]]:
     """Return what marks of `order_picture` stand for."""
     sizes = Counter(model.group for model in ranking.models)
-    styles = styles_of([model.group for model in ranking.models])
+    styles = _shared_groups(ranking)
     items = [
         (swatch(shape, f"r-{colour}"), f"group {group}: {sizes[group]} of the same layer shapes")
         for group, (colour, shape) in styles.items()
-        if sizes[group] > 1
     ]
+    if styles and len(styles) < len(sizes):
+        items.append((swatch(ALONE[1], f"r-{ALONE[0]}"), "alone with its layer shapes"))
     if any(Mark.OVER_TRAINED in model.warnings for model in ranking.models):
         items.append(
             (swatch("circle", "r-grey hollow"), "hollow: over-trained, comes after others")
@@ -210,6 +213,13 @@ def styles_of(groups: Sequence[str]) -> Mapping[str, tuple[str, str]]:
     if len(names) in (1, len(groups)):
         return {}
     return {name: STYLES[i % len(STYLES)] for i, name in enumerate(names)}
+
+
+def _shared_groups(ranking: Ranking) -> Mapping[str, tuple[str, str]]:
+    """Return the style of every group of several models; none where all are of one group."""
+    sizes = Counter(model.group for model in ranking.models)
+    shared = [group for group, size in sizes.items() if size > 1]
+    return dict(zip(shared, cycle(STYLES), strict=False)) if len(sizes) > 1 else {}
 
 
 def _has_floor(ranking: Ranking) -> bool:

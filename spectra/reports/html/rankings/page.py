@@ -80,7 +80,9 @@ def cautions(ranking: Ranking) -> list[str]:
     sure, pairs = told_apart(ranking)
     apart = f"{sure} of {pairs} pairs of models are told apart" if pairs > 1 else (
         "The two models are told apart" if sure else "The two models are not told apart")  # fmt: skip
-    found = [f"{apart} (probability .95 and more). {CERTAINTY}"]
+    first, *others = ranking.models
+    found = [f"The first model is marked: {MARK_TEXT[mark]}." for mark in first.warnings]
+    found.append(f"{apart} (probability .95 and more). {CERTAINTY}")
     ratio = _widths_apart(ranking.reports)
     if ratio >= WIDTHS_APART:
         found.append(
@@ -89,12 +91,14 @@ def cautions(ranking: Ranking) -> list[str]:
         )
     if len({model.group for model in ranking.models}) > 1:
         found.append(ALPHA_OVER_SHAPES if ranking.metric == "alpha" else OTHER_SHAPES)
-    marked = Counter(mark for model in ranking.models for mark in model.warnings)
+    marked = Counter(mark for model in others for mark in model.warnings)
     found += [
-        f"{count(n, 'model is', 'models are')} marked: {MARK_TEXT[mark]}."
+        f"{count(n, 'of the others is', 'of the others are')} marked: {MARK_TEXT[mark]}."
         for mark, n in marked.items()
     ]
-    found += [_held(ranking)] if ranking.scores else []
+    if ranking.scores:
+        found.append(_held(ranking))
+        found += [f"{ranking.scores.paradox}."] if ranking.scores.paradox else []
     return [*found, SAME_TASK]
 
 
