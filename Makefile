@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help install demo test check format bench clean
+.PHONY: help install demo test check format docs bench clean
 
 help: ## List the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort
@@ -39,6 +39,10 @@ format: $(VENV)/.dev ## Format the code and mend what the linter can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+docs: $(VENV)/.dev ## Build the documentation in site/, with the notebooks run: two minutes
+	$(BIN)/python -m sphinx -q -W --keep-going -c docs/site -d build/doctrees . site
+	@echo "open site/index.html"
+
 .bench/installed:
 	@$(PYTHON) -m venv .bench/venv
 	@.bench/venv/bin/python -m pip install --quiet torch==2.13.0
@@ -49,4 +53,4 @@ bench: $(VENV)/.dev .bench/installed ## Measure speed and memory, against Weight
 	$(BIN)/python benchmarks/bench.py --peer .bench/venv/bin/python
 
 clean: ## Remove the virtual environment and caches
-	rm -rf $(VENV) .bench .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info
+	rm -rf $(VENV) .bench .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist site *.egg-info

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from spectra.cli import exits, gating
-from spectra.cli.files import DATA, check_outputs, write
+from spectra.cli.files import DATA, check_outputs, picture_format, write
 from spectra.cli.options import COMPUTATION, RULES, shared
 from spectra.errors import AnalysisInterrupted
 
 if TYPE_CHECKING:
     from spectra.records import ModelReport
+    from spectra.reports.plots import Format
 
 THOROUGH_REPLICATES = 200
 ENDINGS = {
@@ -35,6 +36,7 @@ ANALYSIS = (
     "metrics",
     *DATA,
     "plots",
+    "format",
     "explain",
     "strict",
     "quiet",
@@ -128,6 +130,7 @@ def _run(source: str | Path, **options: Any) -> None:  # noqa: ANN401 - passed o
     words = options.pop("explain")
     store = None if options.pop("no_cache") else Store()
     files = {key: options.pop(key) for key in (*DATA, "plots")}
+    suffix = picture_format(files["plots"], options.pop("suffix"))
     asked = {key: options.pop(key) for key in gating.OPTIONS}
     err = check_outputs(files)
     gate = gating.prepare(asked, options, evidence=thorough)
@@ -150,7 +153,7 @@ def _run(source: str | Path, **options: Any) -> None:  # noqa: ANN401 - passed o
             # With data on standard output the table goes where a person looks: standard error.
             _show(report, rows=rows, words=words, err=err)
         if files["plots"] and report.complete:
-            _draw(report, files["plots"], quiet=quiet)
+            _draw(report, files["plots"], suffix, quiet=quiet)
         outcomes = gating.judge(gate, report, quiet=quiet, err=err)
     code = gating.conclude(gate, report, outcomes, err=err)
     if interrupted:
@@ -192,13 +195,13 @@ def _show(report: "ModelReport", *, rows: int, words: bool, err: bool) -> None:
         terminal.show_words(report, console)
 
 
-def _draw(report: "ModelReport", folder: Path, *, quiet: bool) -> None:
+def _draw(report: "ModelReport", folder: Path, suffix: "Format", *, quiet: bool) -> None:
     from spectra.cli.progress import progress_bar
     from spectra.reports.plots import save_plots
 
-    total = 1 + sum(layer.spectrum is not None for layer in report.layers)
+    total = 2 + sum(layer.spectrum is not None for layer in report.layers)
     with progress_bar(quiet=quiet) as progress:
-        for done, path in enumerate(save_plots(report, folder), start=1):
+        for done, path in enumerate(save_plots(report, folder, suffix=suffix), start=1):
             if progress:
                 progress(done, total, path.name)
     if not quiet:

@@ -5,10 +5,14 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
+from typing import TYPE_CHECKING, cast
 
 import click
 
 from spectra.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from spectra.reports.plots import Format
 
 DATA: Mapping[str, str] = MappingProxyType(
     {
@@ -57,6 +61,13 @@ def check_writable(file: str | Path | None) -> None:
         raise CheckpointError(
             "E_WRITE", str(place), "its folder is not there or not writable", "choose another place"
         )
+
+
+def picture_format(plots: Path | None, suffix: str | None) -> "Format":
+    """Return the format of pictures; one that no picture takes is a slip, told as such."""
+    if suffix is not None and plots is None:
+        raise click.UsageError("--format is that of --plots, which is not given")
+    return cast("Format", suffix or "png")
 
 
 def write(file: str, content: str | bytes) -> None:

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from spectra.cli import exits
-from spectra.cli.files import check_outputs, write
+from spectra.cli.files import check_outputs, picture_format, write
 from spectra.cli.options import COMPUTATION, RULES, shared
 
 if TYPE_CHECKING:
+    from spectra.reports.plots import Format
     from spectra.trajectories import History
 
 THOROUGH_REPLICATES = 200
@@ -49,6 +50,7 @@ Examples:
     type=click.Path(file_okay=False, path_type=Path),
     help="Write pictures of alpha by step, over all layers and by role.",
 )
+@shared("format")
 @click.option("--strict", is_flag=True, help="Exit with 4 if a checkpoint was left out.")
 @click.option("--quiet", is_flag=True, help="No table and no progress.")
 def history(sources: tuple[str, ...], **options: Any) -> None:  # noqa: ANN401 - click's values
@@ -77,6 +79,7 @@ def history(sources: tuple[str, ...], **options: Any) -> None:  # noqa: ANN401 -
         replicates = THOROUGH_REPLICATES if thorough else analysis.REPLICATES
     rows, quiet, strict = options.pop("rows"), options.pop("quiet"), options.pop("strict")
     files = {key: options.pop(key) for key in (*TEXT_FILES, "plots")}
+    suffix = picture_format(files["plots"], options.pop("suffix"))
     err = check_outputs(files)
     interrupted = False
     try:
@@ -91,7 +94,7 @@ def history(sources: tuple[str, ...], **options: Any) -> None:  # noqa: ANN401 -
             )
     except trajectories.HistoryInterrupted as stop:
         result, interrupted = stop.history, True
-    _deliver(result, files, rows=rows, quiet=quiet, err=err)
+    _deliver(result, files, suffix, rows=rows, quiet=quiet, err=err)
     if interrupted:
         sys.exit(exits.INTERRUPTED)
     if strict and result.left_out:
@@ -99,7 +102,13 @@ def history(sources: tuple[str, ...], **options: Any) -> None:  # noqa: ANN401 -
 
 
 def _deliver(
-    result: "History", files: Mapping[str, Any], *, rows: int, quiet: bool, err: bool
+    result: "History",
+    files: Mapping[str, Any],
+    suffix: "Format",
+    *,
+    rows: int,
+    quiet: bool,
+    err: bool,
 ) -> None:
     from rich.console import Console
 
@@ -112,7 +121,7 @@ def _deliver(
     if files["plots"]:
         from spectra.reports.plots import save_history_plots
 
-        for path in save_history_plots(result, files["plots"]):
+        for path in save_history_plots(result, files["plots"], suffix=suffix):
             if not quiet:
                 click.echo(str(path), err=True)
     if not quiet:

@@ -131,7 +131,15 @@ _OPTIONS: Mapping[str, Callable[[Any], Any]] = MappingProxyType(
             "--plots",
             metavar="DIR",
             type=click.Path(file_okay=False, path_type=Path),
-            help="Write a picture of every spectrum, and of alpha by depth.",
+            help="Write a picture of every spectrum, of alpha by depth, and of alpha against the ERG"
+            " condition.",
+        ),
+        "format": click.option(
+            "--format",
+            "suffix",
+            type=click.Choice(["png", "svg", "pdf"]),
+            help="How --plots writes them: png, or for papers svg or pdf, with text as text.  "
+            "[default: png]",
         ),
         "explain": click.option(
             "--explain", is_flag=True, help="Say in words what is seen in each layer."

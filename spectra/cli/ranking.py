@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from spectra.cli import exits
-from spectra.cli.files import check_outputs, write
+from spectra.cli.files import check_outputs, picture_format, write
 from spectra.cli.options import COMPUTATION, RULES, shared
 
 if TYPE_CHECKING:
     from spectra.ranking import Ranking
+    from spectra.reports.plots import Format
 
 TEXT_FILES = ("json_file", "csv_file", "html_file", "markdown_file")
 
@@ -55,6 +56,7 @@ Examples:
     type=click.Path(file_okay=False, path_type=Path),
     help="Write a picture of the ranking, and of the metric against the scores.",
 )
+@shared("format")
 @click.option("--strict", is_flag=True, help="Exit with 4 if a model could not be ranked.")
 @click.option("--quiet", is_flag=True, help="No table and no progress.")
 def rank(sources: tuple[str, ...], **options: Any) -> None:  # noqa: ANN401 - click's values
@@ -77,6 +79,7 @@ def rank(sources: tuple[str, ...], **options: Any) -> None:  # noqa: ANN401 - cl
     store = None if options.pop("no_cache") else Store()
     quiet, strict = options.pop("quiet"), options.pop("strict")
     files = {key: options.pop(key) for key in (*TEXT_FILES, "plots")}
+    suffix = picture_format(files["plots"], options.pop("suffix"))
     err = check_outputs(files)
     direction = options.pop("scores_are")
     with progress_bar(quiet=quiet) as progress:
@@ -87,12 +90,14 @@ def rank(sources: tuple[str, ...], **options: Any) -> None:  # noqa: ANN401 - cl
             progress=progress,
             **options,
         )
-    _deliver(result, files, quiet=quiet, err=err)
+    _deliver(result, files, suffix, quiet=quiet, err=err)
     if strict and result.left_out:
         sys.exit(exits.LAYERS)
 
 
-def _deliver(result: "Ranking", files: Mapping[str, Any], *, quiet: bool, err: bool) -> None:
+def _deliver(
+    result: "Ranking", files: Mapping[str, Any], suffix: "Format", *, quiet: bool, err: bool
+) -> None:
     from rich.console import Console
 
     from spectra.reports import markdown, ranking_terminal, ranking_to_html, rankings
@@ -109,7 +114,7 @@ def _deliver(result: "Ranking", files: Mapping[str, Any], *, quiet: bool, err: b
     if files["plots"]:
         from spectra.reports.plots import save_ranking_plots
 
-        for path in save_ranking_plots(result, files["plots"]):
+        for path in save_ranking_plots(result, files["plots"], suffix=suffix):
             if not quiet:
                 click.echo(str(path), err=True)
     if not quiet:

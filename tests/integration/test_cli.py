@@ -110,7 +110,20 @@ def test_a_missing_package_is_told_before_the_work(checkpoint, tmp_path, monkeyp
 def test_plots_are_written(checkpoint, tmp_path):
     result = run("analyze", checkpoint, "--plots", tmp_path / "figures", "--layers", "layers.*")
     assert result.exit_code == 0
-    assert len(list((tmp_path / "figures").iterdir())) == 4
+    assert len(list((tmp_path / "figures").iterdir())) == 5
+
+
+@pytest.mark.parametrize("command", ["analyze", "rank"])
+def test_pictures_have_the_format_asked_for_and_without_pictures_that_is_a_slip(
+    checkpoint, tmp_path, command
+):
+    sources = [checkpoint] if command == "analyze" else [checkpoint, checkpoint]
+    result = run(command, *sources, "--plots", tmp_path / "p", "--format", "svg", "--quiet")
+    assert result.exit_code == 0
+    assert {path.suffix for path in (tmp_path / "p").iterdir()} == {".svg"}
+    result = run(command, *sources, "--format", "svg")
+    assert result.exit_code == 2
+    assert "--plots" in result.stderr
 
 
 def test_describe_lists_without_analysing(checkpoint, tmp_path):

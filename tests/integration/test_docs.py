@@ -1,11 +1,18 @@
-"""The documents say what is true: README output, links, the glossary, citation, pins."""
+"""The documents say what is true: links, code, command lines, README output, glossary, pins."""
 
+import doctest
+import json
 import re
+import runpy
+import shlex
 import tomllib
 
+import click
 import pytest
 from click.testing import CliRunner
+from safetensors.numpy import save_file
 
+import spectra
 from spectra.cli import main
 from spectra.records import Finding, Status
 from spectra.sources import cuts
@@ -13,14 +20,145 @@ from spectra.sources.formats import FORMATS
 from spectra.sources.quantized import rules
 from spectra.sources.refusals import REFUSALS
 from tests.conftest import ROOT, real_weights
+from tests.reading import anchors, blocks, links
 
 PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]
+TEXTS = {str(page.relative_to(ROOT)): page.read_text("utf-8") for page in PAGES}
+TEXTS |= {
+    f"notebooks/{path.name}": "\n\n".join(
+        "".join(cell["source"])
+        for cell in json.loads(path.read_text("utf-8"))["cells"]
+        if cell["cell_type"] == "markdown"
+    )
+    for path in ROOT.glob("notebooks/*.ipynb")
+}
+BLOCKS_NOT_RUN = 0
+"""Python blocks marked as not to be run; a change of it is a decision."""
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_links_between_pages_lead_somewhere(page):
-    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text("utf-8")):
-        assert target.startswith("https://") or (page.parent / target).exists(), target
+@pytest.mark.parametrize("name", TEXTS)
+def test_links_between_pages_lead_somewhere(name):
+    for target in links(TEXTS[name]):
+        if target.startswith("https://"):
+            continue
+        path, _, anchor = target.partition("#")
+        page = (ROOT / name).parent / path if path else ROOT / name
+        assert page.exists(), target
+        if anchor:
+            text = TEXTS[str(page.resolve().relative_to(ROOT.resolve()))]
+            assert anchor in anchors(text), target
+
+
+@pytest.fixture
+def docs_folder(weights, rng, tmp_path, monkeypatch):
+    """The folder that examples assume: made-up weights under the names they use."""
+    save_file(
+        weights | {"layer1.0.conv1.weight": weights["conv.weight"]}, tmp_path / "model.safetensors"
+    )
+    (tmp_path / "models").mkdir()
+    for name in ("a", "b", "c"):
+        made = {f"{i}.weight": rng.standard_t(3, (60, 50)) for i in range(3)}
+        save_file(made, tmp_path / "models" / f"{name}.safetensors")
+    scores = "model,error\na.safetensors,1\nb.safetensors,2\nc.safetensors,3\n"
+    (tmp_path / "errors.csv").write_text(scores)
+    spectra.analyze(tmp_path / "model.safetensors").write(tmp_path / "base.json")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+PYTHON = {
+    name: chosen
+    for name, text in TEXTS.items()
+    if (chosen := [block for block in blocks(text) if block.language in ("python", "pycon")])
+}
+
+
+@pytest.mark.parametrize("name", PYTHON)
+def test_every_python_block_of_a_page_runs(name, docs_folder):
+    namespace = {}  # a page is read from its top: later blocks go on from earlier ones
+    for block in PYTHON[name]:
+        if not block.runs:
+            continue
+        if block.text.lstrip().startswith(">>>"):
+            example = doctest.DocTestParser().get_doctest(block.text, namespace, name, name, 0)
+            assert doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(example).failed == 0
+            namespace |= example.globs
+        else:
+            exec(compile(block.text, name, "exec"), namespace)
+
+
+def test_few_blocks_are_left_out_of_that_and_how_many_is_known():
+    assert PYTHON
+    assert sum(not block.runs for found in PYTHON.values() for block in found) == BLOCKS_NOT_RUN
+
+
+def command_lines(text):
+    """Lines of shell blocks, and of the examples in help texts, that call the command."""
+    for block in blocks(text):
+        shell = block.text if block.language in ("sh", "bash", "shell") else ""
+        if block.language == "text":
+            shell = "".join(re.findall(r"^ *Examples:\n((?: *spectra .*\n)+)", block.text, re.M))
+        for line in shell.replace("\\\n", " ").splitlines():
+            if line.strip().startswith("spectra "):
+                yield line.strip()
+
+
+def parse(line):
+    """Let click read a command line as far as it can without running it."""
+    words = shlex.split(line, comments=True)
+    ends = [words.index(sign) for sign in ("|", ">", "&&", "||", ";") if sign in words]
+    context = main.make_context("spectra", words[1 : min(ends, default=len(words))])
+    while isinstance(context.command, click.Group):
+        rest = [*context._protected_args, *context.args]
+        name, command, rest = context.command.resolve_command(context, rest)
+        context = command.make_context(name, rest, parent=context)
+
+
+LINES = sorted({line for text in TEXTS.values() for line in command_lines(text)})
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_every_command_line_can_be_read(line):
+    parse(line)
+
+
+def test_command_lines_are_found_and_slips_in_them_too():
+    assert len(LINES) > 15
+    for line in (
+        "spectra analyse x",
+        "spectra analyze x --plot y",
+        "spectra rank --by",
+        "spectra",
+        "spectra cache x",
+    ):
+        with pytest.raises((click.UsageError, click.exceptions.NoArgsIsHelpError)):
+            parse(line)
+
+
+@pytest.mark.parametrize(
+    ("script", "page"),
+    [("write_command_line.py", "command-line.md"), ("make_gallery.py", "gallery.md")],
+)
+def test_pages_that_scripts_write_are_as_the_scripts_write_them(script, page):
+    text = runpy.run_path(str(ROOT / "scripts" / script))["page"]()
+    assert text == TEXTS[f"docs/{page}"], f"run scripts/{script}"
+
+
+def test_every_picture_of_the_gallery_is_there_and_no_other():
+    names = set(re.findall(r"figures/gallery/(\S+)\)", TEXTS["docs/gallery.md"]))
+    assert {path.name for path in (ROOT / "docs/figures/gallery").iterdir()} == names
+    size = sum(path.stat().st_size for path in (ROOT / "docs" / "figures").rglob("*.*"))
+    assert size < 2**20
+
+
+def test_every_page_is_in_the_contents():
+    contents = {}
+    for index in ("docs/README.md", "docs/decisions/README.md"):
+        folder = (ROOT / index).parent
+        found = ((folder / target).resolve() for target in links(TEXTS[index]))
+        contents |= dict.fromkeys(found, index)
+    listed = {str(path.relative_to(ROOT.resolve())) for path in contents}
+    assert set(TEXTS) - listed == {"docs/README.md"}
 
 
 def test_the_readme_shows_the_real_output(monkeypatch):

@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from spectra.errors import printable
 from spectra.naming import ROLES, role_of
 from spectra.records import Vector
-from spectra.reports.plots.style import BLUE, GREY, ORANGE, PINK, new_axes, save, writing
+from spectra.reports.plots.style import BLUE, GREY, ORANGE, PINK, Format, new_axes, save, writing
 from spectra.trajectories import History
 from spectra.verdicts import OVER_TRAINED, UNDER_TRAINED
 
@@ -77,7 +77,7 @@ def plot_roles(history: History) -> Sequence[Axes]:
     return tuple(grid[: len(roles)])
 
 
-def save_history_plots(history: History, folder: Path, *, suffix: str = "png") -> Iterator[Path]:
+def save_history_plots(history: History, folder: Path, *, suffix: Format = "png") -> Iterator[Path]:
     """Write the picture of a run and, if its layers have several roles, that by role."""
     with writing(folder):
         yield save(plot_history(history), folder / f"history.{suffix}")

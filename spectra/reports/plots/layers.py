@@ -1,4 +1,4 @@
-"""Pictures of one model: the density of a layer's eigenvalues, alpha by depth."""
+"""Pictures of one model: the density of a layer's eigenvalues, alpha by depth; all of them as files."""
 
 import hashlib
 import re
@@ -11,18 +11,27 @@ from matplotlib.ticker import MaxNLocator, NullFormatter
 from spectra.errors import printable
 from spectra.records import LayerReport, ModelReport, Status
 from spectra.reports.densities import density_of, power_law_of
-from spectra.reports.plots.style import BLUE, GREEN, GREY, ORANGE, PINK, new_axes, save, writing
+from spectra.reports.plots.erg import plot_erg
+from spectra.reports.plots.style import (
+    ALPHA_TICKS,
+    BLUE,
+    GREY,
+    KIND_STYLE,
+    ORANGE,
+    PINK,
+    Format,
+    caption,
+    finish,
+    is_narrow,
+    legend,
+    new_axes,
+    save,
+    writing,
+)
 from spectra.verdicts import DOUBTS, OVER_TRAINED, UNDER_TRAINED
 
 OVERVIEW = "alpha_by_depth"
-KIND_STYLE = {
-    "linear": (BLUE, "o"),
-    "conv1d": (GREEN, "^"),
-    "conv2d": (GREEN, "s"),
-    "conv3d": (GREEN, "D"),
-    "embedding": (PINK, "v"),
-    "head": (ORANGE, "P"),
-}
+ERG = "erg"
 
 
 def plot_esd(layer: LayerReport, ax: Axes | None = None) -> Axes:
@@ -58,9 +67,8 @@ def plot_esd(layer: LayerReport, ax: Axes | None = None) -> Axes:
     for axis, (low, high) in ((ax.xaxis, ax.get_xlim()), (ax.yaxis, ax.get_ylim())):
         if high > 10 * low:  # a decade has its own label; the others would only crowd it
             axis.set_minor_formatter(NullFormatter())
-    # Names come from files: a "$" in one is no mathematics.
-    ax.set_title(_caption(layer), fontsize=10, parse_math=False)
-    return ax
+    ax.set_title(caption(layer, ax), parse_math=False)
+    return finish(ax)
 
 
 def _draw_fit(layer: LayerReport, ax: Axes) -> None:
@@ -78,14 +86,7 @@ def _draw_fit(layer: LayerReport, ax: Axes) -> None:
         linewidth=2,
         label=f"ERG cut, {layer['n_erg']} above",
     )
-    ax.legend(fontsize=8, loc="lower left")
-
-
-def _caption(layer: LayerReport) -> str:
-    slices = f", {layer.n_matrices} slices" if layer.n_matrices > 1 else ""
-    name = printable(layer.name)
-    name = name if len(name) <= 60 else f"{name[:20]}…{name[-39:]}"
-    return f"{name}  ({layer.N}×{layer.M}{slices})"
+    legend(ax, "lower left")
 
 
 def plot_alpha_by_depth(report: ModelReport, ax: Axes | None = None) -> Axes:
@@ -128,23 +129,24 @@ def plot_alpha_by_depth(report: ModelReport, ax: Axes | None = None) -> Axes:
         mean = report.summary["alpha"]
         ax.axhline(mean, color=BLUE, linewidth=0.8, linestyle="--", label=f"mean {mean:.2f}")
         ax.set_yscale("log")  # intervals are symmetric in ln(alpha - 1), nearly so here
-        ticks = [1, 1.5, 2, 3, 4, 6, 10, 20, 50, 100]
         top = max(layer["alpha_high"] for _, layer in fitted)
-        ax.set_yticks([tick for tick in ticks if tick <= max(top, 6)])
+        ax.set_yticks([tick for tick in ALPHA_TICKS if tick <= max(top, 6)])
         ax.yaxis.set_major_formatter("{x:g}")
         ax.yaxis.set_minor_formatter(NullFormatter())
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set(xlabel="layer, in checkpoint order", ylabel="alpha with 95 % interval")
-    ax.set_title(printable(Path(report.source.address).name), fontsize=10, parse_math=False)
-    ax.set_ylim(top=ax.get_ylim()[1] * 1.4)  # room for the legend
-    ax.legend(fontsize=8, ncols=4, loc="upper left")
-    return ax
+    ax.set_title(printable(Path(report.source.address).name), parse_math=False)
+    narrow = is_narrow(ax)
+    ax.set_ylim(top=ax.get_ylim()[1] * (2.2 if narrow else 1.4))  # room for the legend
+    legend(ax, "upper left", ncols=2 if narrow else 4)
+    return finish(ax)
 
 
-def save_plots(report: ModelReport, folder: Path, *, suffix: str = "png") -> Iterator[Path]:
-    """Write one picture over the model and one a layer, yielding each path as it is done."""
+def save_plots(report: ModelReport, folder: Path, *, suffix: Format = "png") -> Iterator[Path]:
+    """Write two pictures of the model and one a layer, yielding each path as it is done."""
     with writing(folder):
         yield save(plot_alpha_by_depth(report), folder / f"{OVERVIEW}.{suffix}")
+        yield save(plot_erg(report), folder / f"{ERG}.{suffix}")
         for layer in report.layers:
             if layer.spectrum is not None:
                 yield save(plot_esd(layer), folder / f"{slug(layer.name)}.{suffix}")
@@ -153,6 +155,6 @@ def save_plots(report: ModelReport, folder: Path, *, suffix: str = "png") -> Ite
 def slug(name: str) -> str:
     """Return a file name for a layer: safe letters, at most 80, a hash where that loses something."""
     safe = re.sub(r"[^A-Za-z0-9._-]+", "_", name)[:80].strip(".")
-    if safe == name and name not in ("", OVERVIEW):
+    if safe == name and name not in ("", OVERVIEW, ERG):
         return safe
     return f"{safe}_{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"

@@ -9,11 +9,24 @@ from matplotlib.axes import Axes
 
 from spectra.errors import printable
 from spectra.ranking import Mark, Ranking
-from spectra.reports.plots.style import BLUE, GREEN, GREY, ORANGE, PINK, new_axes, save, writing
+from spectra.reports.plots.style import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PINK,
+    Format,
+    finish,
+    legend,
+    new_axes,
+    save,
+    small_text,
+    writing,
+)
 
 GROUP_STYLE = ((BLUE, "o"), (ORANGE, "s"), (GREEN, "^"), (PINK, "D"), (GREY, "v"))
 MAX_MODELS = 40
-LINE = 10.0  # points from one line of small text to the next
+LINE = 1.25  # from one line of text to the next, in its size
 
 
 def plot_ranking(ranking: Ranking, ax: Axes | None = None) -> Axes:
@@ -47,7 +60,7 @@ def plot_ranking(ranking: Ranking, ax: Axes | None = None) -> Axes:
             xytext=(0, 6),
             textcoords="offset points",
             ha="left" if left else "right",
-            fontsize=8,
+            fontsize=small_text(ax),
             parse_math=False,
         )
     ax.set_yticks(rows, [str(model.rank) for model in models])
@@ -58,10 +71,10 @@ def plot_ranking(ranking: Ranking, ax: Axes | None = None) -> Axes:
     ax.set_xlim(low - 0.1 * room, high + 0.1 * room)
     ax.set(
         ylim=(-0.7, len(models) - 0.3),
-        xlabel=f"{ranking.metric}, typical over layers; lower is better",
+        xlabel=f"{ranking.metric}, typical layer; lower is better",
     )
-    ax.set_title("models, best first, with 95 % intervals", fontsize=10)
-    return ax
+    ax.set_title("models, best first, with 95 % intervals")
+    return finish(ax)
 
 
 def plot_scores(ranking: Ranking, ax: Axes | None = None) -> Axes:
@@ -91,20 +104,25 @@ def plot_scores(ranking: Ranking, ax: Axes | None = None) -> Axes:
     for model in ranking.models:
         colour, marker = GROUP_STYLE[groups.index(scores.groups[model.name]) % len(GROUP_STYLE)]
         ax.plot(model.value, scores.values[model.name], marker, color=colour)
+    if 1 < len(groups) < len(ranking.models):
+        for group, (colour, marker) in zip(groups, GROUP_STYLE, strict=False):
+            label = (printable(group) or "no group").replace("$", r"\$")  # no mathematics
+            ax.plot([], [], marker, color=colour, label=label)
+        legend(ax, "best")
     ax.margins(0.1)
     _name_points(
         {_label(model.name): (model.value, scores.values[model.name]) for model in ranking.models},
         ax,
     )
     better = "higher" if scores.higher_is_better else "lower"
-    ax.set_xlabel(f"{ranking.metric}, typical over layers; lower is better")
+    ax.set_xlabel(f"{ranking.metric}, typical layer; lower is better")
     ax.set_ylabel(f"{printable(scores.label)}; {better} is better", parse_math=False)
     tau = scores.agreements[0].tau
-    ax.set_title(f"Kendall's tau {tau:+.2f} over {len(ranking.models)} models", fontsize=10)
-    return ax
+    ax.set_title(f"Kendall's tau {tau:+.2f} over {len(ranking.models)} models")
+    return finish(ax)
 
 
-def save_ranking_plots(ranking: Ranking, folder: Path, *, suffix: str = "png") -> Iterator[Path]:
+def save_ranking_plots(ranking: Ranking, folder: Path, *, suffix: Format = "png") -> Iterator[Path]:
     """Write the picture of a ranking and, with scores, of the scatter; yield each path."""
     with writing(folder):
         yield save(plot_ranking(ranking), folder / f"ranking.{suffix}")
@@ -120,14 +138,14 @@ def _name_points(points: Mapping[str, tuple[float, float]], ax: Axes) -> None:
     last = math.inf
     for name, (x, y) in sorted(points.items(), key=lambda item: -item[1][1]):
         height = ax.transData.transform((x, y))[1] * to_points
-        last = min(height - 3, last - LINE)
+        last = min(height - 3, last - LINE * small_text(ax))
         ax.annotate(
             name,
             (x, y),
             xytext=(-6 if x > middle else 6, last - height),
             textcoords="offset points",
             ha="right" if x > middle else "left",
-            fontsize=8,
+            fontsize=small_text(ax),
             parse_math=False,
         )
 
