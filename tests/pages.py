@@ -76,9 +76,9 @@ def data_of(tree: Element, key: str) -> Any:
     return json.loads(tree.one(key).text)
 
 
-def table_rows(tree: Element) -> list[dict[str, Element]]:
-    """Return the rows of the table of layers, each a mapping of column to cell."""
-    table = tree.one("layer-table")
+def table_rows(tree: Element, key: str = "layer-table") -> list[dict[str, Element]]:
+    """Return the rows of a table, that of the layers if none is named, each a mapping of column to cell."""
+    table = tree.one(key)
     heads = [x["data-column"] for x in table.all("thead")[0].all("th")]
     rows = []
     for row in table.all("tbody")[0].all("tr"):

@@ -13,9 +13,11 @@ from spectra.cli.options import COMPUTATION, RULES, shared
 if TYPE_CHECKING:
     from spectra.comparing import Comparison
 
+TEXT_FILES = ("json_file", "csv_file", "html_file")
+
 EXAMPLES = """\b
 Examples:
-  spectra compare base.safetensors finetuned.safetensors
+  spectra compare base.safetensors finetuned.safetensors --html change.html
   spectra compare model.safetensors model.gguf --no-subspaces
   spectra compare before.json after.json --json - --quiet | jq .verdict"""
 
@@ -34,6 +36,7 @@ Examples:
 @click.option(
     "--csv", "csv_file", metavar="FILE", help="Write one row a matched layer as CSV; - for stdout."
 )
+@shared("html_file")
 @click.option("--strict", is_flag=True, help="Exit with 4 if a matched layer has no numbers.")
 @click.option("--quiet", is_flag=True, help="No table and no progress.")
 def compare(base: str, other: str, **options: Any) -> None:  # noqa: ANN401 - click's values
@@ -54,7 +57,7 @@ def compare(base: str, other: str, **options: Any) -> None:  # noqa: ANN401 - cl
 
     quiet, strict, rows = (options.pop(key) for key in ("quiet", "strict", "rows"))
     store = None if options.pop("no_cache") else Store()
-    files = {key: options.pop(key) for key in ("json_file", "csv_file")}
+    files = {key: options.pop(key) for key in TEXT_FILES}
     err = check_outputs(files)
     if options["replicates"] is None:
         options["replicates"] = REPLICATES
@@ -70,13 +73,10 @@ def _deliver(
 ) -> None:
     from rich.console import Console
 
-    from spectra.reports import comparing_terminal, comparisons
+    from spectra.reports import comparing_terminal, comparison_to_html, comparisons
 
-    writers = {
-        "json_file": comparisons.comparison_to_json,
-        "csv_file": comparisons.comparison_to_csv,
-    }
-    for key, writer in writers.items():
+    writers = (comparisons.comparison_to_json, comparisons.comparison_to_csv, comparison_to_html)
+    for key, writer in zip(TEXT_FILES, writers, strict=True):
         if files[key]:
             write(files[key], writer(result))
     if not quiet:

@@ -16,10 +16,11 @@ if TYPE_CHECKING:
     from spectra.trajectories import History
 
 THOROUGH_REPLICATES = 200
+TEXT_FILES = ("json_file", "csv_file", "html_file")
 
 EXAMPLES = """\b
 Examples:
-  spectra history runs/one
+  spectra history runs/one --html run.html
   spectra history checkpoint-500 checkpoint-1000 --metrics all
   spectra history runs/one --json - --quiet | jq .signs"""
 
@@ -42,6 +43,7 @@ Examples:
     metavar="FILE",
     help="Write one row a checkpoint and layer as CSV; - for stdout.",
 )
+@shared("html_file")
 @click.option(
     "--plots",
     metavar="DIR",
@@ -76,7 +78,7 @@ def history(sources: tuple[str, ...], **options: Any) -> None:  # noqa: ANN401 -
     if replicates is None:
         replicates = THOROUGH_REPLICATES if thorough else analysis.REPLICATES
     rows, quiet, strict = options.pop("rows"), options.pop("quiet"), options.pop("strict")
-    files = {key: options.pop(key) for key in ("json_file", "csv_file", "plots")}
+    files = {key: options.pop(key) for key in (*TEXT_FILES, "plots")}
     suffix = picture_format(files["plots"], options.pop("suffix"))
     err = check_outputs(files)
     interrupted = False
@@ -110,10 +112,10 @@ def _deliver(
 ) -> None:
     from rich.console import Console
 
-    from spectra.reports import histories, history_terminal
+    from spectra.reports import histories, history_terminal, history_to_html
 
-    writers = {"json_file": histories.history_to_json, "csv_file": histories.history_to_csv}
-    for key, writer in writers.items():
+    writers = (histories.history_to_json, histories.history_to_csv, history_to_html)
+    for key, writer in zip(TEXT_FILES, writers, strict=True):
         if files[key]:
             write(files[key], writer(result))
     if files["plots"]:

@@ -112,8 +112,8 @@ _OPTIONS: Mapping[str, Callable[[Any], Any]] = MappingProxyType(
             "--html",
             "html_file",
             metavar="FILE",
-            help="Write one page to read in a browser: what to look at first, pictures, every layer,"
-            " in one file that needs no network.",
+            help="Write one page to read in a browser: the verdict, pictures and tables, in one file"
+            " that needs no network.",
         ),
         "markdown_file": click.option(
             "--markdown",

@@ -15,10 +15,12 @@ if TYPE_CHECKING:
     from spectra.ranking import Ranking
     from spectra.reports.plots import Format
 
+TEXT_FILES = ("json_file", "csv_file", "html_file", "markdown_file")
+
 EXAMPLES = """\b
 Examples:
   spectra rank run-a.safetensors run-b.safetensors
-  spectra rank models/*.pth --scores errors.csv
+  spectra rank models/*.pth --scores errors.csv --html ranking.html
   spectra rank a.json b.json --json - | jq .best"""
 
 
@@ -47,7 +49,7 @@ Examples:
 @click.option(
     "--csv", "csv_file", metavar="FILE", help="Write one row a model as CSV; - for stdout."
 )
-@shared("markdown_file")
+@shared("html_file", "markdown_file")
 @click.option(
     "--plots",
     metavar="DIR",
@@ -76,7 +78,7 @@ def rank(sources: tuple[str, ...], **options: Any) -> None:  # noqa: ANN401 - cl
 
     store = None if options.pop("no_cache") else Store()
     quiet, strict = options.pop("quiet"), options.pop("strict")
-    files = {key: options.pop(key) for key in ("json_file", "csv_file", "markdown_file", "plots")}
+    files = {key: options.pop(key) for key in (*TEXT_FILES, "plots")}
     suffix = picture_format(files["plots"], options.pop("suffix"))
     err = check_outputs(files)
     direction = options.pop("scores_are")
@@ -98,14 +100,15 @@ def _deliver(
 ) -> None:
     from rich.console import Console
 
-    from spectra.reports import markdown, ranking_terminal, rankings
+    from spectra.reports import markdown, ranking_terminal, ranking_to_html, rankings
 
-    writers = {
-        "json_file": rankings.ranking_to_json,
-        "csv_file": rankings.ranking_to_csv,
-        "markdown_file": markdown.ranking_to_markdown,
-    }
-    for key, writer in writers.items():
+    writers = (
+        rankings.ranking_to_json,
+        rankings.ranking_to_csv,
+        ranking_to_html,
+        markdown.ranking_to_markdown,
+    )
+    for key, writer in zip(TEXT_FILES, writers, strict=True):
         if files[key]:
             write(files[key], writer(result))
     if files["plots"]:

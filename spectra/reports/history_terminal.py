@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from rich.console import Console
 from rich.table import Table
@@ -10,16 +10,12 @@ from rich.text import Text
 
 from spectra.errors import printable
 from spectra.ranking import LeftOut
+from spectra.reports.history_words import change_lines, count, sign_lines
 from spectra.reports.ranking_terminal import fit_name
 from spectra.reports.terminal import MAX_ROWS, add_row, new_table, shorten
 from spectra.trajectories import (
-    FEWEST,
-    SIGN_TEXT,
-    ChangePoint,
     History,
     HistoryPoint,
-    Sign,
-    SignKind,
 )
 from spectra.trajectories.checkpoints import POSITION
 
@@ -29,8 +25,6 @@ BAR = 8
 LEAST_SPAN = 0.1  # of alpha: what moves less looks level
 MAX_LEFT_OUT = 8
 EIGHTHS = "▏▎▍▌▋▊▉█"
-NAMED = 3  # layers a sign is told of
-WORDS = {"alpha": "alpha", "ks": "KS", "log_norm": "log_norm", "stable_rank": "stable rank"}
 
 
 def show_history(history: History, console: Console, *, rows: int = MAX_ROWS) -> None:
@@ -39,7 +33,7 @@ def show_history(history: History, console: Console, *, rows: int = MAX_ROWS) ->
     state = "" if history.complete else " · INTERRUPTED, incomplete"
     n_layers = len(history.reports[0].layers) if history.reports else 0
     text = (
-        f"{_count(len(history.checkpoints))} · {len(history.layers)} of {n_layers} layers"
+        f"{count(len(history.checkpoints))} · {len(history.layers)} of {n_layers} layers"
         f" compared · convention {history.options.get('convention')}"
         f" · estimator {history.options.get('estimator')}{state}"
     )
@@ -51,7 +45,7 @@ def show_history(history: History, console: Console, *, rows: int = MAX_ROWS) ->
         console.print(Text(f"  … {hidden} more between; --rows 0 shows all", style="dim"))
     console.print(Text(f"  {_legend(history)}", style="dim"))
     console.print()
-    for words in (*change_lines(history), *sign_lines(history)):
+    for words in (*change_lines(history), *sign_lines(history, _named)):
         console.print(Text(printable(words)), highlight=False)
     for item in history.left_out[:MAX_LEFT_OUT]:
         line = f"left out: {item.source}: {item.reason}"
@@ -63,98 +57,8 @@ def show_history(history: History, console: Console, *, rows: int = MAX_ROWS) ->
         console.print(Text(printable(f"skipped: {_skipped(history.skipped)}"), style="dim"))
 
 
-def change_lines(history: History) -> Iterator[str]:
-    """Say where rates change, and how sure that is."""
-    if not history.change_points:
-        known = sum(math.isfinite(point.alpha) for point in history.checkpoints)
-        if known < FEWEST:
-            yield f"Changes: cannot be told from {_count(known)}; that takes {FEWEST}."
-        return
-    found = sorted((c for c in history.change_points if c.found), key=lambda c: c.step)
-    for change in found:
-        before, after = (_rate(r, history.unit) for r in (change.rate_before, change.rate_after))
-        yield (
-            f"Change: {_watched(change)} {before} until {history.unit} {change.step}, then {after}"
-            f" (p {_p(change.p_adjusted)})."
-        )
-    if not found:
-        least = min(history.change_points, key=lambda change: change.p_adjusted)
-        yield (
-            "Changes: none told from a steady drift; the likeliest is in"
-            f" {_watched(least)} at {history.unit} {least.step} (p {_p(least.p_adjusted)})."
-        )
-
-
-def sign_lines(history: History) -> Iterator[str]:
-    """Say what goes wrong, from which step, and how sure that is; the earliest first."""
-    if not history.signs:
-        yield _no_signs(history)
-    for kind in dict.fromkeys(sign.kind for sign in history.signs):
-        signs = [sign for sign in history.signs if sign.kind is kind]
-        first = signs[0]
-        yield f"Sign from {history.unit} {first.step}: {_what(kind, signs)}"
-        for sign in signs[:NAMED] if first.layer else ():
-            since = f"from {history.unit} {sign.step}, at {_count(sign.n_checkpoints)}"
-            yield f"  {shorten(sign.layer, LAYER_WIDTH)} {since}{_seen(sign)}"
-        if len(signs) > NAMED:
-            yield f"  and {len(signs) - NAMED} more layers"
-
-
-def _no_signs(history: History) -> str:
-    """Say that no sign starts, and what that does not cover."""
-    already = history.checkpoints[0].share_over_trained
-    text = "Signs of over-training: none"
-    if len(history.checkpoints) < 2:
-        text = "Signs of over-training: a single checkpoint shows none that start"
-    if already > 0:
-        text += f" that start here; {already:.0%} of the layers are below 2 from the first on"
-    if all(point.n_traps is None for point in history.checkpoints):
-        text += " (correlation traps were not looked for: --metrics all)"
-    return f"{text}."
-
-
-def _what(kind: SignKind, signs: Sequence[Sign]) -> str:
-    if kind is SignKind.OVER_TRAINED_RISING:
-        return f"{SIGN_TEXT[kind]}: {signs[0].value:.0%} at the end{_chance(signs[0].p_value)}"
-    return f"{len(signs)} {'layer' if len(signs) == 1 else 'layers'}: {SIGN_TEXT[kind]}"
-
-
-def _seen(sign: Sign) -> str:
-    if sign.kind is SignKind.LEFT_BAND:
-        return f": alpha {sign.value:.2f}{_chance(sign.p_value)}"
-    if sign.kind is SignKind.CORRELATION_TRAP:
-        return f": {sign.value:.0f} of them{_chance(sign.p_value)}"
-    return f": {sign.value:.0%} zero" if sign.kind is SignKind.RANK_COLLAPSE else ""
-
-
-def _count(n: int) -> str:
-    return f"{n} checkpoint" if n == 1 else f"{n} checkpoints"
-
-
-def _chance(p: float) -> str:
-    return "" if math.isnan(p) else f" (p {_p(p)})"
-
-
-def _p(p: float) -> str:
-    return "below .001" if p < 0.001 else f"{p:.3f}".lstrip("0") if p < 1 else "1"
-
-
-def _watched(change: ChangePoint) -> str:
-    return WORDS.get(change.metric, change.metric) + (f" of {change.role}" if change.role else "")
-
-
-def _rate(rate: float, unit: str) -> str:
-    """Say a rate in words.
-
-    Examples
-    --------
-    >>> _rate(-0.0123, "epoch"), _rate(0.0, "step")
-    ('falls by 0.0123 an epoch', 'rests')
-    """
-    if rate == 0:
-        return "rests"
-    each = "an epoch" if unit == "epoch" else f"a {'checkpoint' if unit == POSITION else unit}"
-    return f"{'falls' if rate < 0 else 'rises'} by {abs(rate):.3g} {each}"
+def _named(layer: str) -> str:
+    return shorten(layer, LAYER_WIDTH)
 
 
 def _shown(points: Sequence[HistoryPoint], rows: int) -> Sequence[HistoryPoint]:

@@ -1,6 +1,7 @@
-"""Names of layers, made to fit."""
+"""Names of layers and models, made to fit."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import takewhile
 
 from spectra.errors import printable
 
@@ -39,3 +40,56 @@ def shorten(name: str, width: int, *, measure: Callable[[str], int] = len) -> st
     while measure(short) >= width:
         short = short[1:]
     return f"…{short}"
+
+
+def shorten_middle(name: str, width: int, *, measure: Callable[[str], int] = len) -> str:
+    """Make a name fit by leaving out its middle, as suits models, whose names differ at either end.
+
+    Parameters
+    ----------
+    name : str
+        Control characters are shown as escapes.
+    width : int
+        At least 2.
+    measure : callable
+        How wide a text is.
+
+    Examples
+    --------
+    >>> shorten_middle("a-model-with-a-long-name", 16)
+    'a-model-w…g-name'
+    """
+    name = printable(name)
+    if measure(name) <= width:
+        return name
+    head = (width - 1) * 3 // 5
+    start, end = name[:head], name[head + 1 - width :]
+    while measure(f"{start}…{end}") > width and (start or end):
+        start, end = (start, end[1:]) if end else (start[:-1], end)
+    return f"{start}…{end}"
+
+
+def told_apart(names: Sequence[str], width: int) -> list[str]:
+    """Make names fit and keep them distinct: what all begin with goes first.
+
+    Parameters
+    ----------
+    names : sequence of str
+    width : int
+
+    Examples
+    --------
+    >>> told_apart(["run-a-epoch-1-loss-2.71606", "run-a-epoch-20-loss-3.70158"], 12)
+    ['…1-loss-2.7…', '…20-loss-3.…']
+    """
+    names = [printable(name) for name in names]
+    columns = zip(*names, strict=False)
+    shared = "".join(letters[0] for letters in takewhile(lambda c: len({*c}) == 1, columns))
+    cut = 1 + max(shared.rfind(mark) for mark in "/-_. ")
+    if max(map(len, names), default=0) <= width or len(names) < 2:
+        cut = 0
+    begun = [f"…{name[cut:]}" if cut else name for name in names]
+    short = [name if len(name) <= width else f"{name[: width - 1]}…" for name in begun]
+    if len(set(short)) == len(set(names)):
+        return short
+    return [shorten_middle(name, width) for name in names]

@@ -49,12 +49,18 @@ def verdict(ranking: Ranking, spell: Callable[[str], str]) -> str:
         and Mark.OVER_TRAINED not in model.warnings
     ]
     if not rivals:
-        return f"Best: {names[first.name]} (probability {_probability(p)} against the second)."
+        return f"Best: {names[first.name]} (probability {probability(p)} against the second)."
     more = f" and {len(rivals) - NAMED} more" if len(rivals) > NAMED else ""
     return (
         f"First: {names[first.name]}. Not told from it (probability below {SURE}):"
         f" {', '.join(rivals[:NAMED])}{more}."
     )
+
+
+def told_apart(ranking: Ranking) -> tuple[int, int]:
+    """Return how many pairs of models are told apart, and how many there are."""
+    sure = sum(max(pair.p_a_better, 1 - pair.p_a_better) >= SURE for pair in ranking.pairs)
+    return sure, len(ranking.pairs)
 
 
 def headers(ranking: Ranking) -> tuple[str, ...]:
@@ -67,13 +73,13 @@ def cells(ranking: Ranking) -> Iterator[tuple[str, ...]]:
     following = [*ranking.models[1:], None]
     for model, after in zip(ranking.models, following, strict=True):
         yield (
-            _places(model),
+            places(model),
             model.name,
             f"{model.value:.3f}",
-            _interval(model),
+            interval(model),
             f"{model.mean:.2f}",
             str(model.n_layers),
-            "" if after is None else _probability(ranking.p_better(model.name, after.name)),
+            "" if after is None else probability(ranking.p_better(model.name, after.name)),
             " ".join(CODES[mark] for mark in model.warnings),
         )
 
@@ -114,23 +120,25 @@ def scores_title(scores: Scores, spell: Callable[[str], str]) -> str:
     return f"against known scores: {spell(scores.label)}, {better} is better"
 
 
-def _places(model: RankedModel) -> str:
+def places(model: RankedModel) -> str:
+    """Return a place with its interval, such as 2 (1-3)."""
     low, high = model.rank_low, model.rank_high
     return f"{model.rank}" if low == high else f"{model.rank} ({low}-{high})"
 
 
-def _interval(model: RankedModel) -> str:
+def interval(model: RankedModel) -> str:
+    """Return the interval of a model's value; a dash where it has none."""
     if not math.isfinite(model.value_low) or not math.isfinite(model.value_high):
         return "–"
     return f"{model.value_low:.2f} to {model.value_high:.2f}"
 
 
-def _probability(p: float) -> str:
+def probability(p: float) -> str:
     """Say a probability in two digits, never as certain.
 
     Examples
     --------
-    >>> _probability(0.9996), _probability(0.614), _probability(math.nan)
+    >>> probability(0.9996), probability(0.614), probability(math.nan)
     ('>.99', '.61', '–')
     """
     if math.isnan(p):

@@ -8,6 +8,7 @@ from rich.text import Text
 from spectra.errors import printable
 from spectra.ranking import Ranking
 from spectra.reports import ranking_cells
+from spectra.reports.names import shorten_middle
 from spectra.reports.terminal import add_row, new_table, shorten
 
 NAME_WIDTH = 36
@@ -47,21 +48,8 @@ def _models(ranking: Ranking, width: int) -> Table:
 
 
 def fit_name(name: str, width: int) -> str:
-    """Make a model's name fit by leaving out its middle.
-
-    Examples
-    --------
-    >>> fit_name("a-model-with-a-long-name", 16)
-    'a-model-w…g-name'
-    """
-    name = printable(name)
-    if cell_len(name) <= width:
-        return name
-    head = (width - 1) * 3 // 5
-    short = f"{name[:head]}…{name[head + 1 - width :]}"
-    while cell_len(short) > width:  # wide characters take two cells
-        short = f"{short.partition('…')[0]}…{short.partition('…')[2][1:]}"
-    return short
+    """Make a model's name fit by leaving out its middle; wide letters take two cells."""
+    return shorten_middle(name, width, measure=cell_len)
 
 
 def _show_scores(ranking: Ranking, console: Console) -> None:

@@ -11,6 +11,7 @@ from spectra.cli import main
 from spectra.reports import to_html
 from tests.browser import find_chromium, open_page
 from tests.conftest import packaged_weights
+from tests.made_pages import KINDS, network
 
 pytestmark = pytest.mark.slow  # it takes a second or two to start a browser
 
@@ -245,6 +246,52 @@ CONTRAST = """(() => {
 })()"""
 
 
+@pytest.fixture(scope="module", params=[kind for kind in KINDS if kind != "report"])
+def other(request, tmp_path_factory):
+    """A page that is not that of one model."""
+    make, to_page, _ = KINDS[request.param]
+    path = tmp_path_factory.mktemp("pages") / f"{request.param}.html"
+    path.write_text(to_page(make()), "utf-8")
+    return path
+
+
+@pytest.mark.parametrize(("width", "dark"), [(400, False), (1000, True)])
+def test_other_pages_fit_their_window_too_ask_for_nothing_and_can_be_read(
+    browser, other, width, dark
+):
+    browser.go(other, width=width, dark=dark)
+    assert browser.run("document.documentElement.scrollWidth") <= width
+    contrast = browser.run(CONTRAST)
+    assert contrast["n"] > 100
+    assert contrast["worst"] >= 4.5, contrast["where"]
+    assert browser.run(OVERLAPS) == []
+    for head in ("th[data-column=name] button", "table:last-of-type th.number button"):
+        click(browser, head)
+    quiet(browser, other)
+
+
+def test_other_pages_are_whole_without_scripts(browser, other):
+    browser.go(other, script=False)
+    nodes = browser.send("Accessibility.getFullAXTree")["nodes"]
+    spoken = {node.get("name", {}).get("value", "") for node in nodes if not node["ignored"]}
+    assert {"Verdict", "Where these numbers come from", "What the words mean"} <= spoken
+    assert "text " not in spoken  # controls that would do nothing
+    quiet(browser, other)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "report"])
+def test_hostile_names_run_nothing_on_other_pages(browser, tmp_path, kind):
+    make, to_page, _ = KINDS[kind]
+    path = tmp_path / "hostile.html"
+    path.write_text(to_page(make(names=HOSTILE, addresses=f"{HOSTILE[1]}{{}}")), "utf-8")
+    browser.go(path)
+    click(browser, "th[data-column=name] button")
+    quiet(browser, path)
+    inside = "img, iframe, link, textarea, style ~ style, script:not([type]) ~ script:not([type])"
+    assert browser.run(f"document.querySelectorAll('{inside}').length") == 0
+    assert browser.run("getComputedStyle(document.body).display") == "block"
+
+
 def test_words_of_pictures_do_not_overlap(browser, tmp_path):
     path = tmp_path / "real.html"
     spectra.analyze(packaged_weights("all-minilm-l6-v2")).write(path)
@@ -278,6 +325,32 @@ def test_the_commands_write_pages(browser, tmp_path):
         "document.body.innerText"
     )
     quiet(browser, path)
+
+
+@pytest.mark.parametrize("command", ["rank", "history", "compare"])
+def test_the_commands_that_take_several_models_write_pages_with_their_json(
+    browser, tmp_path, command
+):
+    for i, tail in enumerate((30, 3)):
+        spectra.analyze(network(tail), replicates=0).write(tmp_path / f"epoch-{i}.json")
+    files = [str(tmp_path / f"epoch-{i}.json") for i in range(2)]
+    path, data = tmp_path / "page.html", tmp_path / "data.json"
+    arguments = [command, *files, "--html", str(path), "--json", str(data), "--quiet"]
+    result = CliRunner().invoke(main, arguments)
+    assert (result.exit_code, result.output) == (0, "")
+    browser.go(path)
+    key = {"rank": "ranking", "history": "history", "compare": "comparison"}[command]
+    shown = json.loads(browser.run(f"document.getElementById('{key}').textContent"))
+    assert shown == json.loads(data.read_text())
+    quiet(browser, path)
+
+
+@pytest.mark.parametrize("command", ["rank", "history", "compare"])
+def test_only_one_file_of_a_command_can_be_standard_output(tmp_path, command):
+    arguments = [command, "a.json", "b.json", "--html", "-", "--json", "-"]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 2
+    assert "--json and --html cannot both write to standard output" in result.stderr
 
 
 def test_a_page_prints_without_its_controls(browser, made, tmp_path):

@@ -109,12 +109,12 @@ def tick_text(value: float) -> str:
 
     Examples
     --------
-    >>> tick_text(0.05), tick_text(1e-5), tick_text(100000), tick_text(-3)
-    ('0.05', '10⁻⁵', '10⁵', '−3')
+    >>> tick_text(0.05), tick_text(0.005), tick_text(1e-5), tick_text(100000), tick_text(-3)
+    ('0.05', '5×10⁻³', '10⁻⁵', '10⁵', '−3')
     """
     if value == 0 or 0.01 <= abs(value) < 10_000:
         return f"{value:g}".replace("-", "−")
-    power = round(math.log10(abs(value)))
+    power = math.floor(math.log10(abs(value)) + 1e-9)
     digits = abs(value) / 10.0**power
     sign = "−" if value < 0 else ""
     times = "" if abs(digits - 1) < 1e-9 else f"{digits:g}×"

@@ -43,9 +43,9 @@ def alpha_by_depth(entries: Sequence[Entry], mean: float) -> Markup:
         charts.frame(
             x,
             y,
-            x_title="block" if _has_blocks(entries) else "layer",
+            x_title="block" if has_blocks(entries) else "layer",
             y_title="alpha, with its 95 % interval",
-            x_ticks=_depth_ticks(entries, x),
+            x_ticks=depth_ticks(entries, x),
             y_ticks=charts.spaced(charts.ALPHA_TICKS, y, 15),
         ),
     ]
@@ -233,25 +233,27 @@ def _intervals(entries: Sequence[Entry], x: Axis, y: Axis) -> Markup:
     )
 
 
-def _depth_ticks(entries: Sequence[Entry], x: Axis) -> list[tuple[float, str]]:
+def depth_ticks(entries: Sequence[Entry], x: Axis) -> list[tuple[float, str]]:
+    """Return ticks of an axis of depth: the names of few layers, else blocks, else places."""
     if len(entries) <= NAMED_TICKS:
         room = int((x.end - x.start) / max(len(entries), 1) / 7)
         return [(i, shorten(entry.name, max(room, 6))) for i, entry in enumerate(entries)]
-    if _has_blocks(entries):
+    if has_blocks(entries):
         blocks = blocks_of([entry.name for entry in entries])
         labels = dict(zip(blocks, labels_of(blocks), strict=True))
         first: dict[str, int] = {}
         for i, entry in enumerate(entries):
             first.setdefault(block_of(entry.name), i)
         kept = charts.spaced([first[block] for block in blocks], x, 8 + LETTER * _longest(labels))
-        return [(i, labels[block_of(entries[int(i)].name)]) for i in kept]
+        named = [(i, labels[block_of(entries[int(i)].name)]) for i in kept]
+        return [(i, label) for i, label in named if x.at(i) + LETTER * len(label) / 2 < x.end + 12]
     counted = Axis(1, len(entries), x.start, x.end)
     indices = [v - 1 for v in (1.0, *charts.ticks(counted, 60)) if v == int(v) and v >= 1]
     kept = charts.spaced(indices, x, 30)
     return [(i, str(entries[int(i)].position + 1)) for i in kept]
 
 
-def _has_blocks(entries: Sequence[Entry]) -> bool:
+def has_blocks(entries: Sequence[Entry]) -> bool:
     """Tell whether depth is counted in blocks: if there are several, and more layers than names fit."""
     blocks = {block_of(entry.name) for entry in entries} - {""}
     return len(blocks) > 2 and len(entries) > NAMED_TICKS

@@ -71,16 +71,20 @@ def heat_map(layers: Sequence[LayerReport], hrefs: Mapping[int, str]) -> Markup 
 
 def heat_legend() -> list[tuple[Markup, str]]:
     """Return the colours with their ranges of alpha, and the signs on cells."""
-    items = [
-        (_swatch(tag("rect", width=16, height=16, class_=f"h{step}")), words)
-        for step, (_, words) in enumerate(STEPS)
-    ]
     corner = tag("rect", width=16, height=16, class_="h3"), _corner(0, 0, 16)
     return [
-        *items,
+        *colours(),
         (_swatch(_hollow("h3", 0, 0, 16, 16)), "hollow: not judged"),
         (_swatch(*corner), "corner: a layer in it is over- or under-trained"),
         (_swatch(charts.mark(8, 8, "cross", "r-grey stroke")), "no alpha"),
+    ]
+
+
+def colours() -> list[tuple[Markup, str]]:
+    """Return the colours with their ranges of alpha."""
+    return [
+        (_swatch(tag("rect", width=16, height=16, class_=f"h{step}")), words)
+        for step, (_, words) in enumerate(STEPS)
     ]
 
 

@@ -39,21 +39,32 @@ def swatch(shape: str, class_: str) -> Markup:
 def line_swatch(class_: str) -> Markup:
     """Return a piece of a line, or of an area, for a legend."""
     drawn = tag("path", d="M0 8H16", class_=class_)
-    if class_ in ("band", "noise", "doubt", "bars"):
+    if class_ in ("band", "noise", "doubt", "bars", "spread-area"):
         drawn = tag("rect", x=0, y=1, width=16, height=14, class_=class_)
     return tag("svg", drawn, viewBox="0 0 16 16", class_="swatch", aria_hidden="true")
 
 
-def role_legend(entries: Sequence[Entry], *, depth: bool = True) -> list[tuple[Markup, str]]:
-    """Return swatches and words of the roles that occur, and of hollow marks and crosses if any do."""
+def role_legend(
+    entries: Sequence[Entry], *, depth: bool = True, judged: bool = True
+) -> list[tuple[Markup, str]]:
+    """Return swatches and words of the roles that occur, and of hollow marks and crosses if any do.
+
+    Parameters
+    ----------
+    entries : sequence of Entry
+    depth : bool, default: True
+        For a picture of alpha by depth, which has crosses, a band and a mean.
+    judged : bool, default: True
+        For a picture in which hollow marks stand for layers that are not judged.
+    """
     fitted = [entry for entry in entries if entry.fitted]
-    seen = {entry.role for entry in (entries if depth else fitted)}
+    seen = {entry.role for entry in (entries if depth or not judged else fitted)}
     items = [
         (swatch(MARKS[role][1], f"r-{MARKS[role][0]}"), words)
         for role, words in ROLES.items()
         if role in seen
     ]
-    if any(not entry.is_judged for entry in fitted):
+    if judged and any(not entry.is_judged for entry in fitted):
         items.append((swatch("circle", "r-grey hollow"), "hollow: not judged"))
     if depth and len(fitted) < len(entries):
         items.append((swatch("cross", "r-grey stroke"), "no alpha"))

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from spectra.records import ModelReport
 from spectra.reports.concerns import concerns
 from spectra.reports.headline import Headline, headlines
-from spectra.reports.html import figures, gallery, heat_map, marks, pieces, provenance
+from spectra.reports.html import document, figures, gallery, heat_map, marks, pieces, provenance
 from spectra.reports.html.groups import Entry, entries_of, has_band
 from spectra.reports.html.layer_table import layer_table
 from spectra.reports.html.markup import Markup, count, number, tag
@@ -15,15 +15,15 @@ from spectra.reports.html.verdict import verdict_section
 from spectra.reports.tables import to_dict
 from spectra.verdicts import OVER_TRAINED, UNDER_TRAINED
 
-LINKS = (
-    ("verdict", "Verdict"),
-    ("numbers", "Numbers"),
-    ("depth", "By depth"),
-    ("spectra", "Spectra"),
-    ("layers", "All layers"),
-    ("provenance", "Source"),
-    ("glossary", "What the words mean"),
-)
+LINKS = {
+    "verdict": "Verdict",
+    "numbers": "Numbers",
+    "depth": "By depth",
+    "spectra": "Spectra",
+    "layers": "All layers",
+    "provenance": "Source",
+    "glossary": "What the words mean",
+}
 
 
 def to_html(report: ModelReport) -> str:
@@ -59,17 +59,13 @@ def to_html(report: ModelReport) -> str:
     name = provenance.source_name(report)
     rules = [f"{key} {report.options[key]}" for key in ("convention", "estimator")
              if key in report.options]  # fmt: skip
-    links = [tag("a", words, href=f"#{key}") for key, words in LINKS if sections[key] is not None]
-    header = tag(
-        "header",
-        tag("p", " · ".join(["Spectral report", report.source.format, *rules]), class_="kicker"),
-        tag("h1", name),
-        tag("nav", links, aria_label="Parts of this page"),
-    )
-    return pieces.document(
-        f"Spectral report: {name}",
-        (header, tag("main", sections.values())),
-        {"report": to_dict(report), "headline": [_plain(found) for found in numbers]},
+    return document.page(
+        name,
+        kicker=["Spectral report", report.source.format, *rules],
+        title=f"Spectral report: {name}",
+        sections=sections,
+        links=LINKS,
+        data={"report": to_dict(report), "headline": [_plain(found) for found in numbers]},
     )
 
 

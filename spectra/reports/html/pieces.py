@@ -1,18 +1,13 @@
-"""What pages are put together from: the document, sections, cards, figures, tables, a glossary."""
+"""What pages are put together from: sections, cards, figures, tables, a glossary."""
 
-import base64
-import hashlib
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
 
 from spectra.records import Verdict
 from spectra.reports.html.markup import Child, Markup, tag
-from spectra.reports.html.texts import TERMS, VERDICTS
+from spectra.reports.html.texts import VERDICTS, Term
 from spectra.reports.names import shorten
 
-LANGUAGE = "en-GB"
 LONGEST = 400  # letters of a name that are shown at all; the JSON block has the rest
 
 
@@ -45,67 +40,6 @@ class Row:
 
     cells: tuple[Child, ...]
     attributes: Mapping[str, str]
-
-
-def document(title: str, body: Child, data: Mapping[str, object]) -> str:
-    """Return a whole page that needs nothing from outside itself.
-
-    Parameters
-    ----------
-    title : str
-        Of the window.
-    body : str or iterable of str
-        What is seen.
-    data : mapping of str to object
-        JSON blocks by the id under which they are found.
-
-    Notes
-    -----
-    The content-security policy allows exactly the one style sheet and the one script that are in
-    the page, by their hashes, so that no name from a file could run even if it got in as markup.
-    """
-    style, script = _resource("style.css"), _resource("page.js")
-    policy = "; ".join(
-        [
-            "default-src 'none'",
-            f"style-src '{_digest(style)}'",
-            f"script-src '{_digest(script)}'",
-            "base-uri 'none'",
-            "form-action 'none'",
-        ]
-    )
-    head = [
-        tag("meta", charset="utf-8"),
-        tag("meta", http_equiv="Content-Security-Policy", content=policy),
-        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        tag("meta", name="color-scheme", content="light dark"),
-        tag("meta", name="referrer", content="no-referrer"),
-        tag("title", title),
-        tag("style", Markup(style)),
-    ]
-    blocks = [
-        tag("script", Markup(json_text(content)), type="application/json", id=key)
-        for key, content in data.items()
-    ]
-    page = tag(
-        "html",
-        tag("head", head),
-        tag("body", body, blocks, tag("script", Markup(script))),
-        lang=LANGUAGE,
-    )
-    return f"<!doctype html>\n{page}\n"
-
-
-def json_text(content: object) -> str:
-    r"""Return JSON that no HTML parser takes for markup, whatever its strings hold.
-
-    Examples
-    --------
-    >>> json_text({"name": "</script>"})
-    '{"name":"\\u003c/script\\u003e"}'
-    """
-    text = json.dumps(content, allow_nan=False, separators=(",", ":"))
-    return text.replace("<", r"\u003c").replace(">", r"\u003e").replace("&", r"\u0026")
 
 
 def section(key: str, heading: str, *children: Child) -> Markup:
@@ -242,17 +176,17 @@ def facts(pairs: Iterable[tuple[str, Child]]) -> Markup:
     )
 
 
-def glossary(keys: Iterable[str]) -> Markup:
-    """Return terms of ``texts.TERMS`` with what they mean and when they mislead."""
+def glossary(terms: Mapping[str, Term]) -> Markup:
+    """Return terms with what they mean and when they mislead."""
     return tag(
         "dl",
         [
             (
-                tag("dt", TERMS[key].title, id=f"term-{key}"),
-                tag("dd", TERMS[key].meaning),
-                tag("dd", tag("strong", "When it misleads: "), TERMS[key].misleads),
+                tag("dt", term.title, id=f"term-{key}"),
+                tag("dd", term.meaning),
+                tag("dd", tag("strong", "When it misleads: "), term.misleads),
             )
-            for key in keys
+            for key, term in terms.items()
         ],
         class_="glossary",
     )
@@ -292,12 +226,3 @@ def sentence(parts: Iterable[str]) -> str:
     """
     *most, last = [*parts] or [""]
     return f"{', '.join(most)} and {last}" if most else last
-
-
-def _resource(name: str) -> str:
-    return resources.files("spectra.reports.html").joinpath(name).read_text("utf-8").strip()
-
-
-def _digest(text: str) -> str:
-    digest = hashlib.sha256(text.encode("utf-8")).digest()
-    return f"sha256-{base64.b64encode(digest).decode('ascii')}"

@@ -60,21 +60,35 @@ def reproduce(report: ModelReport) -> str:
     >>> reproduce(spectra.analyze({"fc": np.eye(30)}, seed=3))
     "spectra.analyze(weights, seed=3).write('report.html')"
     """
-    options = {k: v for k, v in report.options.items() if v != DEFAULTS.get(k)}
     if in_memory(report):
+        options = {k: v for k, v in report.options.items() if v != DEFAULTS.get(k)}
         arguments = "".join(f", {key}={value!r}" for key, value in options.items())
         return f"spectra.analyze(weights{arguments}).write('report.html')"
-    words = ["spectra", "analyze", report.source.address]
+    words = ["spectra", "analyze", report.source.address, *option_words(report.options)]
+    words += ["--allow-partial"] if report.source.partial else []
+    device = str(report.run.get("device", "cpu"))
+    words += ["--device", device] if device != "cpu" else []
+    return shlex.join([*words, "--html", "report.html"])
+
+
+def option_words(options: Mapping[str, object]) -> list[str]:
+    """Return the options of an analysis as words of a command, without those left at their defaults.
+
+    Examples
+    --------
+    >>> option_words({"convention": "htsr", "seed": 3, "layers": ("a.*", "b.*")})
+    ['--seed', '3', '--layers', 'a.*', '--layers', 'b.*']
+    """
+    words: list[str] = []
     for key, value in options.items():
+        if value == DEFAULTS.get(key):
+            continue
         if key == "evidence":
             words += ["--metrics", "all"]
             continue
         for each in value if isinstance(value, tuple) else (value,):
             words += [f"--{key}", str(each)]
-    words += ["--allow-partial"] if report.source.partial else []
-    device = str(report.run.get("device", "cpu"))
-    words += ["--device", device] if device != "cpu" else []
-    return shlex.join([*words, "--html", "report.html"])
+    return words
 
 
 def left_out_section(report: ModelReport, hrefs: Mapping[int, str]) -> Markup:
@@ -86,7 +100,7 @@ def left_out_section(report: ModelReport, hrefs: Mapping[int, str]) -> Markup:
             (tag("a", f"#{i + 1} ", pieces.name_of(x.name, 80), href=hrefs[i]), f": {x.reason}")
             for i, x in failed
         ]
-        lists += [tag("h3", f"No alpha: {count(len(failed), 'layer')}"), _list(items)]
+        lists += [tag("h3", f"No alpha: {count(len(failed), 'layer')}"), listed(items)]
     names: dict[str, list[str]] = {}
     counts: Counter[str] = Counter()
     for item in report.skipped:
@@ -95,7 +109,7 @@ def left_out_section(report: ModelReport, hrefs: Mapping[int, str]) -> Markup:
     for reason, n in counts.most_common():
         summary = tag("summary", f"{count(n, 'tensor')} skipped: {reason}")
         lists.append(
-            tag("details", summary, _list([pieces.name_of(name, 80) for name in names[reason]]))
+            tag("details", summary, listed([pieces.name_of(name, 80) for name in names[reason]]))
         )
     nothing = tag("p", "Every tensor was analysed, and every layer has an alpha.")
     return pieces.section("skipped", "Failed and skipped", lists or nothing)
@@ -109,8 +123,8 @@ def provenance_section(report: ModelReport) -> Markup:
         ("format", source.format),
         ("tensors", f"{source.n_tensors:,} ({source.nbytes / 1e6:,.1f} MB)"),
         *(("note", note) for note in source.notes),
-        *((key, _words(value)) for key, value in report.options.items()),
-        *((key, _words(value)) for key, value in report.run.items()),
+        *((key, words_of(value)) for key, value in report.options.items()),
+        *((key, words_of(value)) for key, value in report.run.items()),
     ]
     where = tag("code", "report")
     return pieces.section(
@@ -124,13 +138,15 @@ def provenance_section(report: ModelReport) -> Markup:
     )  # fmt: skip
 
 
-def _list(items: Sequence[Child]) -> Markup:
+def listed(items: Sequence[Child]) -> Markup:
+    """Return items as a list, at most 200 of them."""
     more = len(items) - LISTED
     rest = tag("li", f"and {more} more, in the JSON block") if more > 0 else None
     return tag("ul", [tag("li", item) for item in items[:LISTED]], rest)
 
 
-def _words(value: object) -> str:
+def words_of(value: object) -> str:
+    """Return the value of an option in words."""
     if isinstance(value, tuple | list):
         return ", ".join(map(str, value)) or "–"
     if isinstance(value, bool):

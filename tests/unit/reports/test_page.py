@@ -1,8 +1,6 @@
 """The page of one model: structure, numbers, names that are attacks, reports that lack things."""
 
-import base64
 import dataclasses
-import hashlib
 import json
 import math
 import re
@@ -79,17 +77,6 @@ def test_the_page_is_one_whole_file(report, page):
     assert all(x.all("h2") for x in page.all("section"))
 
 
-def test_nothing_outside_the_page_is_named(report, page):
-    for element in page.all():
-        assert not element.attributes.keys() & {"src", "srcset", "action", "formaction", "style"}
-        assert not any(name.startswith("on") for name in element.attributes)
-        assert element.attributes.get("href", "#").startswith("#")
-    style = page.all("style")[0].text
-    assert "url(" not in style
-    assert "@import" not in style
-    assert not re.search(r"https?:", to_html(report))
-
-
 def test_links_lead_somewhere_and_ids_are_unique(rng, report):
     for made in (report, spectra.analyze(moe(rng, 2, 150))):
         page = parse(to_html(made))
@@ -98,26 +85,10 @@ def test_links_lead_somewhere_and_ids_are_unique(rng, report):
         assert {x["href"][1:] for x in page.all("a")} <= set(ids)
 
 
-def test_the_policy_allows_this_style_and_this_script_and_nothing_else(page):
-    (policy,) = [x["content"] for x in page.all("meta") if "http-equiv" in x.attributes]
-    rules = dict(rule.split(" ", 1) for rule in policy.split("; "))
-    assert rules["default-src"] == rules["base-uri"] == rules["form-action"] == "'none'"
-    (script,) = [x for x in page.all("script") if "type" not in x.attributes]
-    (style,) = page.all("style")
-    for rule, text in (("script-src", script.text), ("style-src", style.text)):
-        digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-        assert rules[rule] == f"'sha256-{digest}'"
-    assert set(rules) == {"default-src", "script-src", "style-src", "base-uri", "form-action"}
-
-
 def test_style_and_script_are_small_and_travel_with_the_package():
     folder = resources.files("spectra.reports.html")
     assert len(folder.joinpath("page.js").read_bytes()) < 30_000
     assert len(folder.joinpath("style.css").read_bytes()) < 30_000
-
-
-def test_the_numbers_of_the_page_are_the_json_report(report, page):
-    assert data_of(page, "report") == json.loads(to_json(report))
 
 
 def test_every_number_of_the_table_is_that_of_the_json(report, page):
@@ -338,9 +309,3 @@ def test_layers_without_an_interval_are_drawn_without_one(report):
 def test_the_words_cover_every_verdict_and_finding():
     assert set(texts.VERDICTS) == set(Verdict)
     assert set(texts.NOTES) == set(Finding)
-
-
-def test_every_picture_has_a_label_and_every_figure_a_caption(page):
-    assert all(x["aria-label"] for x in page.all("svg") if x.attributes.get("role") == "img")
-    assert all(x.all("figcaption")[0].text for x in page.all("figure"))
-    assert all("role" in x.attributes or "aria-hidden" in x.attributes for x in page.all("svg"))
