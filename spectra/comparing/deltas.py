@@ -118,7 +118,7 @@ def delta_of(
     mine, theirs, change = before.squared_norm, after.squared_norm, spectrum.squared_norm
     inner = (mine + theirs - change) / 2
     scale = inner / mine if mine else math.nan
-    rank, share = _rank(spectrum, before, after, pair)
+    rank, share, rest = _rank(spectrum, after, pair[1])
     moved = change > 0
     # Eigenvalues of convolutions carry the convention's factor; these are the weights' own.
     unit = rules.conv_scale if row.kind.startswith("conv") else 1.0
@@ -131,7 +131,8 @@ def delta_of(
         structure=_structure(matrix, source, spectrum.eigenvalues / unit) if moved else math.nan,
         rank=rank,
         rank_share=share,
-        cosine=inner / math.sqrt(mine * theirs) if mine and theirs else math.nan,
+        rank_rest=rest,
+        cosine=inner / math.sqrt(mine) / math.sqrt(theirs) if mine and theirs else math.nan,
         scale=scale,
         along_base=(scale - 1.0) ** 2 * mine / change if moved and mine else math.nan,
         random_like=moved and rmt.is_random_like(spectrum),
@@ -183,18 +184,27 @@ def _blocks(matrix: Matrix, source: Checkpoint) -> Iterator[tuple[int, Array]]:
         yield index, weights if weights.shape[0] >= weights.shape[1] else weights.T
 
 
-def _rank(spectrum: Spectrum, before: Spectrum, after: Spectrum, pair: Pair) -> tuple[int, float]:
-    """Count the singular values of ΔW above the edge of rounding noise, and their share of ‖ΔW‖².
+def _rank(spectrum: Spectrum, after: Spectrum, other: LayerReport) -> tuple[int, float, float]:
+    """Count the singular values of ΔW above the edge of rounding noise, and weigh them and the rest.
 
     Rounding moves an entry w by u|w| at most; entries that are off by that much at random have
     singular values up to u √(mean w²) (√N + √M). Real errors are a third of it, so that the edge
-    is exceeded by none.
+    is exceeded by none. The rounding that counts is that of W_other: W_base is what it came from,
+    in whatever type that is stored.
+
+    Returns
+    -------
+    (int, float, float)
+        How many there are, their share of ‖ΔW‖²_F, and the norm of the rest over ½ u ‖W_other‖_F:
+        an error is uniform up to 2^-p of a power of two, 0.39 u |w| in the root mean square.
     """
-    variance = sum(
-        ROUNDING.get(layer.dtype, 0.0) ** 2 * side.squared_norm
-        for layer, side in zip(pair, (before, after), strict=True)
-    ) / (spectrum.N * spectrum.M * spectrum.n_matrices)
+    entries = spectrum.N * spectrum.M * spectrum.n_matrices
+    unit = ROUNDING.get(other.dtype, 0.0)
+    variance = unit**2 * after.squared_norm / entries
     bound = max(rmt.edge(spectrum.N, spectrum.M, variance), spectrum.error)
-    above = spectrum.eigenvalues[spectrum.eigenvalues > bound]
-    share = float(above.sum()) / spectrum.squared_norm if spectrum.squared_norm else math.nan
-    return int(above.size), share
+    above = spectrum.eigenvalues > bound
+    held, left = (float(spectrum.eigenvalues[part].sum()) for part in (above, ~above))
+    share = held / spectrum.squared_norm if spectrum.squared_norm else math.nan
+    explained = 0.5 * unit * math.sqrt(after.squared_norm)
+    rest = math.sqrt(max(left, 0.0)) / explained if explained else math.inf
+    return int(np.count_nonzero(above)), share, rest

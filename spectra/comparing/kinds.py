@@ -11,7 +11,7 @@ import numpy as np
 
 from spectra.comparing.records import Change, Delta, LayerChange, Overlap
 from spectra.naming import ROLES
-from spectra.records import LayerReport
+from spectra.records import LayerReport, Status
 
 UNRELATED = 0.15
 """Cosine and overlap (0 random, 1 the same) up to which two matrices have nothing in common."""
@@ -21,10 +21,14 @@ LOW_RANK = 0.25
 """Part of the full rank up to which ΔW is of low rank."""
 HELD = 0.9
 """Share of ‖ΔW‖² that those directions hold."""
+HALF = 0.5
+"""Share that is enough where rounding explains all the rest."""
 SMALL = 0.25
 """Largest ‖ΔW‖ / ‖W‖ of noise that leaves a model usable."""
 ASIDE = 0.01
 """Largest share of noise that lies along W; training shrinks or grows it."""
+ALIKE = 1.05
+"""Largest ``structure`` of noise in large layers; rounding of real ones with huge rows has 1.04."""
 KEPT = 0.8
 """Overlap (0 random, 1 the same) from which leading directions count as kept."""
 MOST = 0.9
@@ -32,15 +36,19 @@ MOST = 0.9
 NAMED = 3
 
 
-def change_of(delta: Delta | None, overlap: Overlap | None, base: LayerReport) -> Change:
+def change_of(
+    delta: Delta | None, overlap: Overlap | None, base: LayerReport, other: LayerReport
+) -> Change:
     """Say what kind of change a layer went through; the first rule that is met decides.
 
     Parameters
     ----------
     delta : Delta or None
     overlap : Overlap or None
-    base : LayerReport
+    base, other : LayerReport
     """
+    if (base.status is Status.NON_FINITE) != (other.status is Status.NON_FINITE):
+        return Change.NON_FINITE
     if delta is None or math.isnan(delta.norm):
         return Change.UNKNOWN
     if delta.squared_norm == 0:
@@ -49,43 +57,52 @@ def change_of(delta: Delta | None, overlap: Overlap | None, base: LayerReport) -
         return Change.UNRELATED
     if delta.along_base >= ALONG:
         return Change.RESCALED
-    if 0 < delta.rank <= LOW_RANK * base.n_eigenvalues and delta.rank_share >= HELD:
+    few = 0 < delta.rank <= LOW_RANK * base.n_eigenvalues
+    needed = HALF if delta.rank_rest <= 1.0 else HELD
+    if few and delta.rank_share >= needed:
         return Change.LOW_RANK
     kept = overlap is None or overlap.excess >= KEPT
     small = delta.norm <= SMALL and delta.along_base <= ASIDE
-    if small and kept and (delta.rank == 0 or delta.structure <= most_structure_of_noise(base)):
+    # Too small to stand out of rounding is not yet noise: fine-tuning in few steps is that small.
+    if small and kept and not delta.structure > most_structure_of_noise(base):
         return Change.NOISE_LIKE
     return Change.FINE_TUNED
 
 
 def most_structure_of_noise(layer: LayerReport) -> float:
-    """Return how much ``structure`` noise of a layer's shape shows at most: four deviations of 2/M.
+    """Return how much ``structure`` noise of a layer's shape shows at most.
+
+    Four deviations of 2/M in small layers, 1.05 in large ones.
 
     Examples
     --------
     >>> import numpy as np, spectra
     >>> layer = spectra.analyze({"w": np.random.default_rng(0).standard_normal((400, 400))}).layers[0]
     >>> most_structure_of_noise(layer)
-    1.03
+    1.05
     """
-    return 1.01 + 8.0 / (layer.M * math.sqrt(layer.n_matrices))
+    return max(ALIKE, 1.01 + 8.0 / (layer.M * math.sqrt(layer.n_matrices)))
 
 
 def judge(layers: Sequence[LayerChange]) -> tuple[Change, str]:
     """Say what kind of change the model went through, as a code and in one or two sentences."""
-    known = [layer for layer in layers if layer.change is not Change.UNKNOWN]
-    if not known:
-        return Change.UNKNOWN, _numbers_alone(layers)
-    changed = [layer for layer in known if layer.change is not Change.IDENTICAL]
-    n, m = len(known), len(changed)
-    if not changed:
+    counts = Counter(layer.change for layer in layers)
+    broken, lost = counts.pop(Change.NON_FINITE, 0), counts.pop(Change.UNKNOWN, 0)
+    beside = f" NaN or infinite in one model alone: {broken} of them." if broken else ""
+    if not any(layer.delta for layer in layers):
+        return Change.UNKNOWN, _numbers_alone(layers) + beside
+    beside += f" {lost} could not be compared." if lost else ""
+    n, m = len(layers) - lost, len(layers) - lost - counts.pop(Change.IDENTICAL, 0)
+    if not m and lost:
+        return Change.UNKNOWN, f"{n} of {len(layers)} matched layers are identical.{beside}"
+    if not m:
         return Change.IDENTICAL, f"Identical: all {n} matched layers hold the same numbers."
-    counts = Counter(layer.change for layer in changed)
-    most, count = counts.most_common(1)[0]
+    changed = [layer for layer in layers if layer.change not in (Change.IDENTICAL, Change.UNKNOWN)]
+    most, count = counts.most_common(1)[0] if counts else (Change.NON_FINITE, broken)
     of = f"{count} of {n} layers" if count < n else f"all {n} layers"
-    rest = f" {n - m} layers are identical." if n > m else ""
+    rest = (f" {n - m} layers are identical." if n > m else "") + beside
     sizes = [layer.delta.norm for layer in changed if layer.delta]
-    size = f"by {np.median(sizes):.2g} of their norm (median)"
+    size = f"by {np.median(sizes):.2g} of their norm (median)" if sizes else ""
     if most is Change.UNRELATED and count > m / 2:
         text = "Another training run: nothing tells the weights of"
         return most, f"{text} {of} from those of a separate run.{rest}"
@@ -106,7 +123,13 @@ def judge(layers: Sequence[LayerChange]) -> tuple[Change, str]:
         names = ", ".join(layer.name for layer in changed[:NAMED])
         more = f" and {m - NAMED} more" if m > NAMED else ""
         text = f"Identical but for {m} of {n} layers: {names}{more}."
-        return Change.FEW_LAYERS, f"{text} They moved {size}."
+        moved = f" They moved {size}." if sizes else ""
+        return Change.FEW_LAYERS, text + moved + beside
+    if most is Change.NON_FINITE:
+        return (
+            most,
+            f"Broken: {broken} of {n} layers hold NaN or infinite weights in one model alone.",
+        )
     kinds = "; ".join(f"{count} {_WORDS[kind]}" for kind, count in counts.most_common())
     return Change.FINE_TUNED, f"Trained further: {m} of {n} layers moved, {size} ({kinds}).{rest}"
 

@@ -1,13 +1,13 @@
 """Which layer of one model is which of the other: by name, whatever wrappers put before it."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from spectra.comparing.records import OtherShape, Unmatched
 from spectra.records import LayerReport
 
-PREFIXES = ("module.", "_orig_mod.", "base_model.model.", "model.")
-"""What wrappers put before names; tried on one side or the other, also several in a row."""
+CANDIDATES = 8  # prefixes that are looked at, most frequent first
 
 Pair = tuple[LayerReport, LayerReport]
 
@@ -26,8 +26,9 @@ class Matching:
 def match(base: Sequence[LayerReport], other: Sequence[LayerReport]) -> Matching:
     """Match the layers of two models by name.
 
-    A name is any under which the layer is known, tied ones too. A prefix of `PREFIXES` is left out
-    on one side where more names then agree. Each layer has one partner at most.
+    A name is any under which the layer is known, tied ones too. A prefix that most names of one side
+    carry (``model.``, ``base_model.model.``, ``bert.``) is left out where more names then agree. Each
+    layer has one partner at most.
 
     Parameters
     ----------
@@ -105,18 +106,36 @@ def _prefixes(
     ]
     best, cut = len(sides[0] & sides[1]), ("", "")
     for side in (0, 1):
-        prefix = ""
-        while more := next(
-            (p for p in PREFIXES if any(name.startswith(prefix + p) for name in sides[side])), ""
-        ):
-            prefix += more
-            stripped = {name.removeprefix(prefix) for name in sides[side]}
-            agreeing = len(stripped & sides[1 - side])
-            if len(stripped) == len(sides[side]) and agreeing > best:
-                best, cut = agreeing, (prefix, "") if side == 0 else ("", prefix)
+        prefix = _prefix(sides[side], sides[1 - side])
+        stripped = {name.removeprefix(prefix) for name in sides[side]}
+        agreeing = len(stripped & sides[1 - side])
+        if len(stripped) == len(sides[side]) and agreeing > best:
+            best, cut = agreeing, (prefix, "") if side == 0 else ("", prefix)
     notes = tuple(
         f"names of {which} are taken without {prefix!r}"
         for which, prefix in zip(("BASE", "OTHER"), cut, strict=True)
         if prefix
     )
     return cut, notes
+
+
+def _prefix(longer: Collection[str], shorter: Collection[str]) -> str:
+    """Return the prefix without which most of the longer names are among the shorter ones.
+
+    One that more than half of the names carry: those of two halves (encoder.fc, decoder.fc) may end
+    alike by chance.
+    """
+    counts: Counter[str] = Counter()
+    for name in longer:
+        parts = name.split(".")
+        counts.update(
+            ".".join(parts[:cut]) + "."
+            for cut in range(1, len(parts))
+            if ".".join(parts[cut:]) in shorter
+        )
+    common = [
+        prefix
+        for prefix, _ in counts.most_common(CANDIDATES)
+        if 2 * sum(name.startswith(prefix) for name in longer) > len(longer)
+    ]
+    return max(common, key=lambda prefix: (counts[prefix], -len(prefix)), default="")

@@ -19,6 +19,7 @@ class Change(StrEnum):
     NOISE_LIKE = "noise_like"
     FINE_TUNED = "fine_tuned"
     UNRELATED = "unrelated"
+    NON_FINITE = "non_finite"
     UNKNOWN = "unknown"
 
 
@@ -30,6 +31,7 @@ CHANGE_TEXT: Mapping[Change, str] = {
     Change.NOISE_LIKE: "small noise was added, as rounding and quantisation do",
     Change.FINE_TUNED: "trained further",
     Change.UNRELATED: "no more alike than two separate training runs",
+    Change.NON_FINITE: "NaN or infinite weights in one of them, and not in the other",
     Change.UNKNOWN: "the weights of both were not at hand, or have no numbers",
 }
 
@@ -53,6 +55,9 @@ class Delta:
         Singular values of ΔW that rounding of both matrices to their stored types cannot explain.
     rank_share : float
         Share of ‖ΔW‖²_F that these hold.
+    rank_rest : float
+        ‖ΔW‖_F without these over ½ u ‖W_other‖_F, somewhat more than rounding to unit round-off u
+        leaves: 1 or less if rounding explains all the rest.
     cosine : float
         ⟨W_base, W_other⟩ / (‖W_base‖_F ‖W_other‖_F).
     scale : float
@@ -77,6 +82,7 @@ class Delta:
     structure: float
     rank: int
     rank_share: float
+    rank_rest: float
     cosine: float
     scale: float
     along_base: float

@@ -26,7 +26,7 @@ def layer_change(pair: Pair, delta: Delta | None, overlap: Overlap | None) -> La
         n_matrices=base.n_matrices,
         role=role_of(base.name, base.kind),
         block=block_of(base.name),
-        change=change_of(delta, overlap, base),
+        change=change_of(delta, overlap, base, other),
         alpha_change=change,
         alpha_change_low=low,
         alpha_change_high=high,

@@ -30,6 +30,7 @@ CODES = {
     Change.NOISE_LIKE: "noise",
     Change.FINE_TUNED: "trained",
     Change.UNRELATED: "other",
+    Change.NON_FINITE: "NaN/Inf",
     Change.UNKNOWN: "–",
 }
 HEADERS = ("layer", "N×M", "|ΔW|", "rk ΔW", "overlap", "α", "Δα", "change")

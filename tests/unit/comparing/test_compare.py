@@ -29,7 +29,9 @@ def matched(base, other, rng):
     return [(one.name, two.name) for one, two in found.pairs], found
 
 
-@pytest.mark.parametrize("prefix", ["model.", "base_model.model.", "base_model.model.model."])
+@pytest.mark.parametrize(
+    "prefix", ["model.", "base_model.model.", "base_model.model.model.", "bert."]
+)
 def test_what_wrappers_put_before_names_is_left_out(rng, prefix):
     plain = ["layers.0.fc.weight", "layers.1.fc.weight"]
     wrapped = [prefix + name for name in plain]
@@ -44,6 +46,12 @@ def test_a_prefix_is_left_out_though_a_head_stands_beside_it(rng):
     pairs, found = matched(base, ["layers.0.fc.weight", "layers.1.fc.weight"], rng)
     assert len(pairs) == 2
     assert [item.name for item in found.only_in_base] == ["lm_head.weight"]
+
+
+def test_halves_that_end_alike_share_no_prefix(rng):
+    pairs, found = matched(["encoder.fc.weight", "decoder.fc.weight"], ["fc.weight"], rng)
+    assert pairs == []
+    assert len(found.only_in_base) == 2
 
 
 def test_names_that_agree_are_left_as_they_are(rng):
@@ -139,6 +147,16 @@ def test_too_large_layers_are_passed_over_and_counted(weights, monkeypatch):
     assert large
     assert all(layer.overlap is None for layer in large)
     assert f"{len(large)} layers" in comparison.notes[0]
+
+
+@pytest.mark.parametrize("scale", [1e-140, 1e140])
+def test_no_scale_is_too_small_or_too_large(scale, rng):
+    base, other = (rng.standard_t(3, (60, 40)) for _ in range(2))
+    (plain,) = spectra.compare({"w": base}, {"w": other}).layers
+    (scaled,) = spectra.compare({"w": scale * base}, {"w": scale * other}).layers
+    assert scaled.delta.cosine == pytest.approx(plain.delta.cosine)
+    assert scaled.delta.norm == pytest.approx(plain.delta.norm)
+    assert scaled.change is plain.change
 
 
 def test_progress_goes_to_the_end_and_never_back(weights):

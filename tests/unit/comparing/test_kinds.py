@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 import spectra
 from spectra.comparing import Change
@@ -133,13 +134,95 @@ def test_weights_of_another_run_have_nothing_in_common(base, rng, subspaces):
         assert (layer.overlap is not None) == subspaces
 
 
-def test_a_layer_without_numbers_is_unknown_and_takes_no_other_with_it(base):
-    other = {name: weights.copy() for name, weights in base.items()}
-    other["layers.0.attn.q_proj.weight"][3, 4] = np.nan
-    comparison = spectra.compare(base, other, replicates=0)
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("side", ["base", "other"])
+def test_a_layer_that_broke_is_no_identical_one(base, value, side):
+    broken = {name: weights.copy() for name, weights in base.items()}
+    broken["layers.0.attn.q_proj.weight"][3, 4] = value
+    pair = (broken, base) if side == "base" else (base, broken)
+    comparison = spectra.compare(*pair, replicates=0)
+    assert comparison["layers.0.attn.q_proj"].change is Change.NON_FINITE
+    assert comparison.change is Change.FEW_LAYERS
+    assert comparison.verdict.endswith("NaN or infinite in one model alone: 1 of them.")
+    assert comparison.summary["n_identical"] == 3
+
+
+def test_a_model_that_broke_is_called_broken(base):
+    broken = {name: np.full_like(weights, np.nan) for name, weights in base.items()}
+    name = "layers.0.attn.q_proj.weight"
+    broken[name] = base[name].copy()
+    comparison = spectra.compare(base, broken, replicates=0)
+    assert comparison.change is Change.NON_FINITE
+    assert "3 of 4 layers" in comparison.verdict
+
+
+def test_what_could_not_be_compared_is_not_called_identical(base):
+    broken = {name: weights.copy() for name, weights in base.items()}
+    broken["layers.0.attn.q_proj.weight"][3, 4] = np.nan
+    comparison = spectra.compare(broken, {k: w.copy() for k, w in broken.items()}, replicates=0)
     assert comparison["layers.0.attn.q_proj"].change is Change.UNKNOWN
-    assert comparison.change is Change.IDENTICAL
-    assert "3 matched layers" in comparison.verdict
+    assert comparison.change is Change.UNKNOWN
+    assert "3 of 4 matched layers are identical. 1 could not be compared" in comparison.verdict
+
+
+def test_a_broken_layer_in_a_report_is_told_though_weights_are_not_at_hand(base):
+    broken = {name: weights.copy() for name, weights in base.items()}
+    broken["layers.0.attn.q_proj.weight"][3, 4] = np.nan
+    reports = [spectra.analyze(weights, replicates=0) for weights in (base, broken)]
+    comparison = spectra.compare(*reports)
+    assert comparison.change is Change.UNKNOWN
+    assert "NaN or infinite in one model alone: 1" in comparison.verdict
+
+
+def as_bfloat16(weights):
+    return torch.from_numpy(np.ascontiguousarray(weights, np.float32)).to(torch.bfloat16)
+
+
+@pytest.mark.parametrize("size", [1e-3, 2e-3, 0.05])
+def test_a_small_step_from_half_precision_is_training_and_not_rounding(base, rng, size):
+    """What W_base is stored in rounds nothing: a model is tuned from bfloat16 and saved in float32."""
+    half = {name: as_bfloat16(weights) for name, weights in base.items()}
+    tuned = {
+        name: (w := weights.float().numpy()) + sized(heavy(rng, w.shape), w, size)
+        for name, weights in half.items()
+    }
+    comparison = spectra.compare(half, tuned, replicates=0)
+    assert comparison.change is Change.FINE_TUNED
+    assert all(layer.delta.rank == layer.M for layer in comparison.layers)
+
+
+@pytest.mark.parametrize("size", [1e-3, 0.05])
+def test_factors_added_to_half_precision_and_saved_in_single_keep_their_rank(base, rng, size):
+    half = {name: as_bfloat16(weights) for name, weights in base.items()}
+    merged = {
+        name: (w := weights.float().numpy())
+        + sized(low_rank(rng, w.shape, 3), w, size).astype(np.float32)
+        for name, weights in half.items()
+    }
+    comparison = spectra.compare(half, merged, replicates=0)
+    assert comparison.change is Change.LOW_RANK
+    assert {layer.delta.rank for layer in comparison.layers} == {3}
+
+
+@pytest.mark.parametrize("size", [2e-4, 1e-3])
+def test_structure_that_hardly_stands_out_of_rounding_is_still_structure(base, rng, size):
+    """Both in half precision, and a step as small as rounding, or some times larger."""
+    half = {name: weights.astype(np.float16) for name, weights in base.items()}
+    comparison = compared(half, lambda w: w + sized(heavy(rng, w.shape), w, size))
+    assert comparison.change is Change.FINE_TUNED
+    assert all(layer.delta.structure > 1.2 for layer in comparison.layers)
+    assert all(layer.delta.rank < layer.M / 4 for layer in comparison.layers)
+
+
+def test_factors_that_rounding_nearly_hides_are_of_low_rank(base, rng):
+    """ΔW holds less than nine tenths of itself in the factors, and all but rounding."""
+    half = {name: weights.astype(np.float16) for name, weights in base.items()}
+    comparison = compared(half, lambda w: w + sized(low_rank(rng, w.shape, 2), w, 3e-4))
+    assert comparison.change is Change.LOW_RANK
+    for layer in comparison.layers:
+        assert layer.delta.rank == 2
+        assert layer.delta.rank_share < 0.9
+        assert 0.4 < layer.delta.rank_rest < 1
 
 
 def test_zero_weights_have_no_relative_change():
