@@ -30,15 +30,26 @@ START = 4096  # a report names its schema within its first lines
 
 _FIELDS = {field.name for field in dataclasses.fields(LayerReport)} - {"metrics", "spectrum", "fit"}
 _TUPLES = ("shape", "aliases", "warnings")
+_TYPES: Mapping[type, tuple[str, ...]] = {
+    str: (
+        *("name", "kind", "dtype", "reason", "tensor", "layout", "dequantised_from", "best_family"),
+        *("estimator", "solver"),
+    ),
+    int: ("N", "M", "n_matrices", "n_eigenvalues"),
+    bool: ("averaged",),
+}
 _NUMBERS = ("aspect_ratio", "residual", "eigenvalue_error")
 
 
 def is_report(path: Path) -> bool:
     """Tell whether a file looks like a saved report, by its first bytes."""
-    if not path.is_file() or path.suffix != ".json":
+    try:
+        if path.suffix != ".json" or not path.is_file():
+            return False
+        with path.open("rb") as file:
+            start = file.read(START)
+    except OSError:  # whoever reads it will say why
         return False
-    with path.open("rb") as file:
-        start = file.read(START)
     return start.lstrip()[:1] == b"{" and b'"spectra_version"' in start
 
 
@@ -86,7 +97,7 @@ def report_of(content: Any, where: str) -> ModelReport:  # noqa: ANN401 - whatev
             options={
                 k: tuple(v) if isinstance(v, list) else v for k, v in content["options"].items()
             },
-            summary=_numbers(content["summary"]),
+            summary=_summary(content["summary"]),
             coverage=dict(content["coverage"]),
             layers=tuple(_layer(row) for row in content["layers"]),
             skipped=tuple(
@@ -103,6 +114,10 @@ def report_of(content: Any, where: str) -> ModelReport:  # noqa: ANN401 - whatev
 
 def _layer(row: Mapping[str, Any]) -> LayerReport:
     fields = {key: row[key] for key in _FIELDS}
+    for kind, keys in _TYPES.items():
+        for key in keys:
+            if type(fields[key]) is not kind:
+                raise TypeError(f"the {key} of a layer is no {kind.__name__}")
     fields |= {key: tuple(fields[key]) for key in _TUPLES}
     fields |= _numbers({key: fields[key] for key in _NUMBERS})
     fields["status"] = Status(fields["status"])
@@ -111,6 +126,12 @@ def _layer(row: Mapping[str, Any]) -> LayerReport:
     fields["phase"] = Phase(fields["phase"])
     metrics = {key: value for key, value in row.items() if key not in _FIELDS}
     return LayerReport(**fields, metrics=_numbers(metrics))
+
+
+def _summary(values: Mapping[str, Any]) -> dict[str, Value]:
+    if "n_averaged" not in values:
+        raise KeyError("n_averaged")
+    return _numbers(values)
 
 
 def _numbers(values: Mapping[str, Any]) -> dict[str, Value]:

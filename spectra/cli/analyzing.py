@@ -132,7 +132,7 @@ def _run(source: str | Path, **options: Any) -> None:  # noqa: ANN401 - passed o
     files = {key: options.pop(key) for key in (*DATA, "plots")}
     suffix = picture_format(files["plots"], options.pop("suffix"))
     asked = {key: options.pop(key) for key in gating.OPTIONS}
-    err = check_outputs(files)
+    err = check_outputs(files, (source, options["base"], asked["baseline"]))
     gate = gating.prepare(asked, options, evidence=thorough)
     interrupted = False
     with gating.names_are_no_commands(gate, err=err):

@@ -58,7 +58,7 @@ def compare(base: str, other: str, **options: Any) -> None:  # noqa: ANN401 - cl
     quiet, strict, rows = (options.pop(key) for key in ("quiet", "strict", "rows"))
     store = None if options.pop("no_cache") else Store()
     files = {key: options.pop(key) for key in TEXT_FILES}
-    err = check_outputs(files)
+    err = check_outputs(files, (base, other))
     if options["replicates"] is None:
         options["replicates"] = REPLICATES
     with progress_bar(quiet=quiet) as progress:

@@ -2,14 +2,14 @@
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, cast
 
 import click
 
-from spectra.errors import CheckpointError
+from spectra.errors import CheckpointError, printable
 
 if TYPE_CHECKING:
     from spectra.reports.plots import Format
@@ -29,13 +29,19 @@ DATA: Mapping[str, str] = MappingProxyType(
 BINARY = ("--parquet", "--spectra")
 
 
-def check_outputs(files: Mapping[str, str | Path | None]) -> bool:
-    """Refuse what cannot be written before the work; tell whether standard output is taken for data."""
+def check_outputs(
+    files: Mapping[str, str | Path | None], inputs: Iterable[str | Path | None] = ()
+) -> bool:
+    """Refuse what cannot be written before the work; tell whether standard output is taken for data.
+
+    Nothing that is read, no weights in a folder that is read, and no other output is written over.
+    """
     flags = [flag for key, flag in DATA.items() if files.get(key) == "-"]
     if len(flags) > 1:
         raise click.UsageError(f"{' and '.join(flags[:2])} cannot both write to standard output")
     for file in files.values():
         check_writable(file)
+    _check_apart(files, [Path(item) for item in inputs if item])
     for flag in BINARY:
         if flag in flags and sys.stdout.isatty():
             raise click.UsageError(f"{flag} writes binary data: give a file, or a pipe to -")
@@ -44,6 +50,29 @@ def check_outputs(files: Mapping[str, str | Path | None]) -> bool:
 
         frames.check_installed()
     return bool(flags)
+
+
+def _check_apart(files: Mapping[str, str | Path | None], inputs: Sequence[Path]) -> None:
+    seen: dict[Path, str] = {}
+    for key, file in files.items():
+        if file is None or file == "-":
+            continue
+        place = Path(file).resolve()
+        if place in seen and place.is_file() | (not place.exists()):
+            raise click.UsageError(f"{printable(str(file))} is given for two outputs")
+        seen[place] = key
+        for item in inputs:
+            source = item.resolve()
+            inside = source in place.parents and place.is_file() and not _is_ours(place)
+            if (place == source and not source.is_dir()) or inside:
+                reason = "is read by this command and would be written over"
+                raise CheckpointError("E_WRITE", str(file), reason, "choose another place")
+
+
+def _is_ours(place: Path) -> bool:
+    """Tell by its name whether a file in a folder of weights may be an earlier report."""
+    ours = place.suffix in (".json", ".csv", ".html", ".md", ".parquet", ".spectra")
+    return ours and place.name != "config.json" and not place.name.endswith(".index.json")
 
 
 def check_writable(file: str | Path | None) -> None:

@@ -80,7 +80,7 @@ def history(sources: tuple[str, ...], **options: Any) -> None:  # noqa: ANN401 -
     rows, quiet, strict = options.pop("rows"), options.pop("quiet"), options.pop("strict")
     files = {key: options.pop(key) for key in (*TEXT_FILES, "plots")}
     suffix = picture_format(files["plots"], options.pop("suffix"))
-    err = check_outputs(files)
+    err = check_outputs(files, sources)
     interrupted = False
     try:
         with progress_bar(quiet=quiet) as progress:

@@ -76,7 +76,11 @@ _OPTIONS: Mapping[str, Callable[[Any], Any]] = MappingProxyType(
             " eigenvalues, several times slower.",
         ),
         "seed": click.option(
-            "--seed", type=int, default=0, show_default=True, help="Seed of the bootstrap."
+            "--seed",
+            type=click.IntRange(min=0),
+            default=0,
+            show_default=True,
+            help="Seed of the bootstrap.",
         ),
         "replicates": click.option(
             "--replicates",

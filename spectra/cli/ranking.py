@@ -80,7 +80,7 @@ def rank(sources: tuple[str, ...], **options: Any) -> None:  # noqa: ANN401 - cl
     quiet, strict = options.pop("quiet"), options.pop("strict")
     files = {key: options.pop(key) for key in (*TEXT_FILES, "plots")}
     suffix = picture_format(files["plots"], options.pop("suffix"))
-    err = check_outputs(files)
+    err = check_outputs(files, (*sources, options["scores"]))
     direction = options.pop("scores_are")
     with progress_bar(quiet=quiet) as progress:
         result = ranking.rank(

@@ -9,7 +9,7 @@ from typing import Any
 
 from spectra import saved
 from spectra.analysis import Progress, analyze, part_of
-from spectra.errors import SpectraError
+from spectra.errors import CheckpointError, SelectionError, SpectraError, WeightError
 from spectra.ranking.order import WITH_ORDER, check_metric, rank_reports
 from spectra.ranking.records import (
     MARK_TEXT,
@@ -95,7 +95,7 @@ def rank(
     ('alpha', True)
     """
     if by != "auto":
-        check_metric(by)
+        check_metric(by, str(options.get("estimator", "csn")))
     known = None
     if isinstance(scores, str | Path):
         known = read_scores(scores)
@@ -104,12 +104,20 @@ def rank(
     options |= {"seed": seed, "allow_partial": allow_partial}
     reports: dict[int, ModelReport] = {}
     left_out: list[LeftOut] = []
+    failed: list[SpectraError] = []
     for position, source in enumerate(sources):
         part = part_of(progress, position, len(sources))
         try:
             reports[position] = report_of(source, options, part)
-        except SpectraError as error:
+        except (CheckpointError, WeightError, SelectionError) as error:
+            if isinstance(error, SelectionError) and error.code != "E_NO_MATCH":
+                raise  # an option names nothing: no model is to blame
+            failed.append(error)
             left_out.append(LeftOut(str(source), str(error)))
+    if len(reports) < 2 and failed:
+        raise CheckpointError(
+            "E_TOO_FEW", "rank", f"needs two models, {len(reports)} could be read ({failed[0]})"
+        )
     return rank_reports(
         list(reports.values()),
         given=[

@@ -1,6 +1,7 @@
 """From reports to a ranking: groups of one architecture, the metric, the order, how sure it is."""
 
 import dataclasses
+import math
 import re
 import zlib
 from collections import Counter
@@ -11,17 +12,20 @@ from pathlib import Path
 
 import numpy as np
 
+from spectra import tails
 from spectra.comparable import check_same_rules
 from spectra.errors import SelectionError, unknown_name
 from spectra.metrics import METRICS
 from spectra.ranking import scores as held_against
 from spectra.ranking import statistics
+from spectra.ranking.groups import grouped
 from spectra.ranking.records import Agreement, LeftOut, Mark, Pair, RankedModel, Ranking, Scores
-from spectra.records import Finding, LayerReport, ModelReport, Status, Vector, Verdict
+from spectra.records import Finding, ModelReport, Status, Vector, Verdict
 
 WITH_ORDER = tuple(name for name, metric in METRICS.items() if metric.better)
 """Metrics of which it is known which end is that of better models."""
 
+OF_ALPHA = ("alpha", "alpha_hat", "log_alpha_norm")
 SAME_RULES = ("convention", "estimator", "conv", "precision", "layers", "exclude")
 FEW_LAYERS = 8
 OVER_TRAINED_SHARE = 0.1
@@ -41,10 +45,11 @@ class _Entry:
     given: str
     name: str
     group: str
+    paired: bool
     values: Mapping[str, Vector]
 
 
-def check_metric(by: str) -> None:
+def check_metric(by: str, estimator: str) -> None:
     """Refuse a metric that is unknown, or of which no end is known to be the better one."""
     if by not in METRICS:
         raise unknown_name(by, "metric", WITH_ORDER)
@@ -54,6 +59,14 @@ def check_metric(by: str) -> None:
             by,
             "is no metric to rank by: which end is better is not known",
             f"use {', '.join(WITH_ORDER)}",
+        )
+    if by in OF_ALPHA and estimator not in tails.WITH_BAND:
+        free = ", ".join(name for name in WITH_ORDER if name not in OF_ALPHA)
+        raise SelectionError(
+            "E_METRIC",
+            by,
+            f"of the estimator {estimator} has no known order",
+            f"use csn, or rank by {free}",
         )
 
 
@@ -89,9 +102,13 @@ def rank_reports(
         raise SelectionError(
             "E_TOO_FEW", "rank", f"needs two models with numbers, got {len(usable)}{why}"
         )
-    entries = _entries([reports[i] for i in usable], [given[i] for i in usable])
+    entries, sparse = _entries([reports[i] for i in usable], [given[i] for i in usable])
+    left_out = (*left_out, *sparse)
+    if len(entries) < 2:
+        raise SelectionError("E_TOO_FEW", "rank", f"{sparse[0].source}: {sparse[0].reason}")
     groups = {entry.group for entry in entries}
     metric, why = (by, "asked for") if by != "auto" else _choice(len(entries), groups)
+    check_metric(metric, str(entries[0].report.options["estimator"]))
     names = [metric, *(m for m in WITH_ORDER if m != metric)] if known else [metric]
     drawn = {name: _drawn(entries, name, seed=seed) for name in names}
     models, order = _models(entries, metric, drawn[metric])
@@ -99,7 +116,7 @@ def rank_reports(
         metric=metric,
         why=why,
         models=models,
-        pairs=_pairs(models, drawn[metric][:, order]),
+        pairs=_pairs(models, [entries[i] for i in order], drawn[metric][:, order]),
         left_out=left_out,
         options=entries[0].report.options,
         reports=tuple(entries[i].report for i in order),
@@ -130,32 +147,22 @@ def _usable(
     return usable, unusable
 
 
-def _entries(reports: Sequence[ModelReport], given: Sequence[str]) -> list[_Entry]:
-    """Name the models, put those of equal layer shapes into groups, and take the layers they share."""
+def _entries(
+    reports: Sequence[ModelReport], given: Sequence[str]
+) -> tuple[list[_Entry], list[LeftOut]]:
+    """Name the models, put those of one architecture into groups, and take the layers they share."""
     names = distinct_names(given)
-    keys = [_signature(report.layers) for report in reports]
-    labels = {
-        key: f"{chr(65 + i % 26)}{i // 26 or ''}" for i, key in enumerate(dict.fromkeys(keys))
-    }
-    entries = []
-    for report, address, name, key in zip(reports, given, names, keys, strict=True):
-        rivals = [r for r, its in zip(reports, keys, strict=True) if its == key]
-        shared = [
-            i
-            for i in range(len(report.layers))
-            if all(rival.layers[i].averaged for rival in rivals)
-        ]
-        if not shared:  # every layer failed in one or another: each stands for itself
-            key = ((name, 0, 0, 0),)
-            labels[key] = name
-            shared = [i for i, layer in enumerate(report.layers) if layer.averaged]
-        values = {m: np.array([report.layers[i][m] for i in shared]) for m in WITH_ORDER}
-        entries.append(_Entry(report, address, name, labels[key], values))
-    return entries
-
-
-def _signature(layers: Sequence[LayerReport]) -> tuple[tuple[str, int, int, int], ...]:
-    return tuple((layer.kind, layer.N, layer.M, layer.n_matrices) for layer in layers)
+    entries: dict[int, _Entry] = {}
+    left_out = []
+    for group in grouped(reports):
+        for i, rows in group.rows.items():
+            values = {m: np.array([row[m] for row in rows]) for m in WITH_ORDER}
+            entries[i] = _Entry(reports[i], given[i], names[i], group.label, group.paired, values)
+        for i in group.sparse:
+            n = sum(layer.averaged for layer in reports[i].layers)
+            reason = f"only {n} of its layers have an alpha, less than half of its rivals'"
+            left_out.append(LeftOut(given[i], reason))
+    return [entries[i] for i in sorted(entries)], left_out
 
 
 def distinct_names(addresses: Sequence[str]) -> list[str]:
@@ -207,13 +214,20 @@ def _choice(n_models: int, groups: set[str]) -> tuple[str, str]:
 def _drawn(entries: Sequence[_Entry], metric: str, *, seed: int) -> Vector:
     """Resample layers, the same ones for all models of a group; shape (n, n_models)."""
     drawn = np.empty((statistics.REPLICATES, len(entries)))
-    for group in dict.fromkeys(entry.group for entry in entries):
-        members = [i for i, entry in enumerate(entries) if entry.group == group]
+    for members in _resampled_together(entries):
         table = np.stack([entries[i].values[metric] for i in members])
         named = ";".join(sorted(entries[i].name for i in members))
         rng = np.random.default_rng([seed, zlib.crc32(named.encode("utf-8", "replace"))])
         drawn[:, members] = statistics.replicates(table, metric, rng, spread=statistics.SEEDS)
     return drawn
+
+
+def _resampled_together(entries: Sequence[_Entry]) -> list[list[int]]:
+    """Return the positions of models whose layers are each other's counterparts."""
+    found: dict[str, list[int]] = {}
+    for i, entry in enumerate(entries):
+        found.setdefault(entry.group if entry.paired else f"{entry.group} {i}", []).append(i)
+    return list(found.values())
 
 
 def _models(
@@ -225,22 +239,21 @@ def _models(
     values = [float(statistics.typical(entry.values[metric])) for entry in entries]
     last = np.array([Mark.OVER_TRAINED in mark for mark in marks])
     order = sorted(range(len(entries)), key=lambda i: (last[i], values[i], entries[i].name))
-    places = _places(drawn, last)
     ranks = _places(np.array([values]), last)[0]
+    intervals = _rank_intervals(drawn, ranks, last)
     models = []
     for i in order:
         entry = entries[i]
-        sure = not np.isnan(drawn[:, i]).any()
         low, high = statistics.interval(drawn[:, i])
-        rank_low, rank_high = statistics.interval(places[:, i]) if sure else (1, len(entries))
+        rank_low, rank_high = intervals[i]
         models.append(
             RankedModel(
                 source=entry.report.source.address,
                 name=entry.name,
                 group=entry.group,
                 rank=int(ranks[i]),
-                rank_low=int(rank_low),
-                rank_high=int(rank_high),
+                rank_low=rank_low,
+                rank_high=rank_high,
                 value=values[i],
                 value_low=low,
                 value_high=high,
@@ -251,6 +264,18 @@ def _models(
             )
         )
     return tuple(models), order
+
+
+def _rank_intervals(drawn: Vector, ranks: Vector, last: np.ndarray) -> list[tuple[int, int]]:
+    """Return the 95 % range of every model's place; one without replicates may be anywhere."""
+    unknown = np.asarray(np.isnan(drawn).any(axis=0))
+    places = _places(drawn, last)
+    found = []
+    for i, rank in enumerate(ranks):
+        low, high = (1.0, float(len(ranks))) if unknown[i] else statistics.interval(places[:, i])
+        high = min(high + unknown.sum(), len(ranks))
+        found.append((int(min(low, rank)), int(max(high, rank))))
+    return found
 
 
 def _places(values: Vector, last: np.ndarray) -> Vector:
@@ -286,12 +311,18 @@ def _marks(entry: _Entry, usual: str) -> tuple[Mark, ...]:
     return tuple(mark for mark, met in checks.items() if met)
 
 
-def _pairs(models: Sequence[RankedModel], drawn: Vector) -> tuple[Pair, ...]:
-    return tuple(
-        Pair(a.name, b.name, statistics.p_lower(drawn[:, i], drawn[:, j]), a.group == b.group)
-        for i, a in enumerate(models)
-        for j, b in enumerate(models[i + 1 :], start=i + 1)
-    )
+def _pairs(
+    models: Sequence[RankedModel], entries: Sequence[_Entry], drawn: Vector
+) -> tuple[Pair, ...]:
+    pairs = []
+    for i, a in enumerate(models):
+        for j, b in enumerate(models[i + 1 :], start=i + 1):
+            marked = [Mark.OVER_TRAINED in model.warnings for model in (a, b)]
+            # Where the mark decides, the metric's own word would contradict the order.
+            p = math.nan if marked[0] != marked[1] else statistics.p_lower(drawn[:, i], drawn[:, j])
+            paired = a.group == b.group and entries[i].paired and entries[j].paired
+            pairs.append(Pair(a.name, b.name, p, paired))
+    return tuple(pairs)
 
 
 def _scores(
@@ -304,8 +335,8 @@ def _scores(
     label, table = known
     models = {entry.name: _called(entry) for entry in entries}
     found = held_against.matched(table, models, "scores")
-    if higher_is_better is None:
-        higher_is_better = held_against.is_higher_better(label)
+    told = held_against.is_higher_better(label) if higher_is_better is None else higher_is_better
+    higher_is_better = told is not False
     values = {name: table[entry][0] for name, entry in found.items()}
     given = {name: table[entry][1] for name, entry in found.items()}
     groups = given if any(given.values()) else {entry.name: entry.group for entry in entries}
@@ -324,7 +355,9 @@ def _scores(
         inside = [held(members, groups[entries[members[0]].name]) for members in parts]
         agreements += [*inside, held_against.within(inside, metric)] if inside else []
     paradox = held_against.paradox_in(agreements, next(iter(drawn)))
-    return Scores(label, higher_is_better, values, groups, tuple(agreements), paradox)
+    return Scores(
+        label, higher_is_better, values, groups, tuple(agreements), paradox, assumed=told is None
+    )
 
 
 def _held(

@@ -75,7 +75,11 @@ class RankedModel:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """How probable it is that model `a` is better than `b`; `paired` if compared layer by layer."""
+    """How probable it is that model `a` is better than `b`; `paired` if compared layer by layer.
+
+    NaN where one layer cannot tell, and where one of the two alone is over-trained: it comes after the
+    other whatever the metric says.
+    """
 
     a: str
     b: str
@@ -96,7 +100,7 @@ class Agreement:
     """How well the order by one metric agrees with known scores, in one group of models or all.
 
     Positive: what the metric calls better has the better score. Intervals say how far the numbers move
-    with the layers; `p_value` (two-sided, exact up to 9 models without ties) how often chance does as
+    with the layers; `p_value` (two-sided, exact for few models without ties) how often chance does as
     well with as few models.
     """
 
@@ -119,6 +123,7 @@ class Agreement:
 class Scores:
     """Known scores of the ranked models, and how the metrics agree with them.
 
+    `assumed`: nothing told which scores are better, and higher ones were taken to be.
     ``values`` and ``groups`` are by model name; `paradox` says in a sentence where models pooled
     and models within groups disagree (Simpson's paradox), or nothing.
     """
@@ -129,6 +134,7 @@ class Scores:
     groups: Mapping[str, str]
     agreements: tuple[Agreement, ...]
     paradox: str = ""
+    assumed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

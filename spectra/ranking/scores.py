@@ -17,9 +17,19 @@ from spectra.records import Vector
 
 POOLED = "all models"
 WITHIN = "within groups"
-LOWER = re.compile(
-    r"err|loss|perplex|\bppl\b|\b[wc]er\b|\brmse\b|\bmae\b|\bmse\b|\bbpc\b", re.IGNORECASE
+LOWER = frozenset(
+    [
+        *("err", "error", "errors", "loss", "losses", "perplexity", "ppl", "nll", "wer", "cer"),
+        *("rmse", "mse", "mae", "bpc", "bpb", "bits", "fid", "distance", "divergence"),
+    ]
 )
+HIGHER = frozenset(
+    [
+        *("score", "scores", "accuracy", "acc", "top", "precision", "recall", "agreement"),
+        *("f", "bleu", "rouge", "map", "auc", "auroc", "iou", "recovery", "reward", "pass"),
+    ]
+)
+WORDS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 ENDINGS = re.compile(r"[-_. ]")
 MAX_BYTES = 2**24
 
@@ -74,15 +84,20 @@ def read_scores(path: str | Path) -> tuple[str, Known]:
     return label, known
 
 
-def is_higher_better(label: str) -> bool:
-    """Tell by a score's name which end is good: errors, losses and perplexities are better low.
+def is_higher_better(label: str) -> bool | None:
+    """Tell by the words of a score's name which end is good; None where none of them says it.
 
     Examples
     --------
-    >>> is_higher_better("top-1 accuracy"), is_higher_better("test error"), is_higher_better("WER")
+    >>> is_higher_better("top-1 accuracy"), is_higher_better("val_ppl"), is_higher_better("testWER")
     (True, False, False)
+    >>> is_higher_better("result") is None
+    True
     """
-    return LOWER.search(label) is None
+    words = {word.lower() for word in (*WORDS.findall(label), *re.findall("[A-Za-z]+", label))}
+    if words & LOWER:
+        return False
+    return True if words & HIGHER else None
 
 
 def matched(known: Known, models: Mapping[str, Sequence[str]], where: str) -> dict[str, str]:

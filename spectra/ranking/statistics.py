@@ -129,15 +129,22 @@ def kendall(x: Vector, y: Vector) -> Vector:
     array([0.3333])
     """
     i, j = np.triu_indices(y.size, 1)
-    dx, dy = np.sign(x[:, i] - x[:, j]), np.sign(y[i] - y[j])
-    pairs = np.sqrt((dx != 0).sum(axis=1) * float((dy != 0).sum()))
-    with np.errstate(invalid="ignore"):
-        return np.asarray((dx * dy).sum(axis=1) / pairs)
+    dy = np.sign(y[i] - y[j])
+    untied = float(np.count_nonzero(dy))
+    step = max(1, CHUNK // max(i.size, 1))
+    taus = np.empty(len(x))
+    with np.errstate(invalid="ignore"):  # infinite replicates; all tied
+        for begin in range(0, len(x), step):
+            rows = x[begin : begin + step]
+            dx = np.sign(rows[:, i] - rows[:, j])
+            pairs = np.sqrt(np.count_nonzero(dx, axis=1) * untied)
+            taus[begin : begin + step] = (dx * dy).sum(axis=1) / pairs
+    return taus
 
 
 def pearson(x: Vector, y: Vector) -> Vector:
     """Return Pearson's correlation of `y` with each row of `x`, NaN where one has no spread."""
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", over="ignore"):
         dx = x - x.mean(axis=1, keepdims=True)
         dy = y - y.mean()
         spread = np.sqrt((dx * dx).sum(axis=1) * (dy * dy).sum())

@@ -89,7 +89,7 @@ def legend(ranking: Ranking) -> list[str]:
     used = Counter(mark for model in ranking.models for mark in model.warnings)
     parts = [
         f"{ranking.metric}: {COLUMNS['value']}",
-        "mean, n: of all its layers with an alpha",
+        "mean, n: of the n layers compared",
         f"beats next: {COLUMNS['beats next']}",
     ]
     return parts + [f"{CODES[mark]}: {MARK_TEXT[mark]}" for mark in CODES if used[mark]]
@@ -117,7 +117,8 @@ def agreement_cells(scores: Scores) -> Iterator[tuple[str, ...]]:
 def scores_title(scores: Scores, spell: Callable[[str], str]) -> str:
     """Say what the ranking is held against; `spell` writes the label."""
     better = "higher" if scores.higher_is_better else "lower"
-    return f"against known scores: {spell(scores.label)}, {better} is better"
+    sure = " (assumed: say so with --scores-are)" if scores.assumed else ""
+    return f"against known scores: {spell(scores.label)}, {better} is better{sure}"
 
 
 def places(model: RankedModel) -> str:

@@ -77,6 +77,7 @@ def _scores(ranking: Ranking) -> Row | None:
     return {
         "label": scores.label,
         "higher_is_better": scores.higher_is_better,
+        "assumed": scores.assumed,
         "values": dict(scores.values),
         "groups": dict(scores.groups),
         "agreements": [_record(agreement) for agreement in scores.agreements],

@@ -280,3 +280,26 @@ def test_an_interrupted_run_writes_what_is_done_and_marks_it(presses, tmp_path, 
     assert data["complete"] is False
     assert {row["status"] for row in data["layers"]} == {"ok", "not_reached"}
     assert "INTERRUPTED" in table
+
+
+def test_nothing_that_is_read_is_written_over(checkpoint, tmp_path):
+    before = checkpoint.read_bytes()
+    for option in ("--json", "--spectra", "--html"):
+        result = run("analyze", checkpoint, option, checkpoint)
+        assert (result.exit_code, "would be written over" in result.stderr) == (3, True)
+    assert run("analyze", tmp_path, "--csv", checkpoint).exit_code == 3
+    ranked = run("rank", checkpoint, checkpoint, "--json", checkpoint)
+    assert (ranked.exit_code, "would be written over" in ranked.stderr) == (3, True)
+    assert checkpoint.read_bytes() == before
+
+
+def test_two_outputs_in_one_file_are_refused(checkpoint, tmp_path):
+    twice = run("analyze", checkpoint, "--json", tmp_path / "x", "--csv", tmp_path / "." / "x")
+    assert (twice.exit_code, "given for two outputs" in twice.stderr) == (2, True)
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_report_beside_the_weights_may_be_written_again(checkpoint):
+    report = checkpoint.parent / "report.json"
+    for _ in range(2):
+        assert run("analyze", checkpoint.parent, "--json", report, "--quiet").exit_code == 0

@@ -42,6 +42,10 @@ def test_what_is_no_report_is_refused_in_one_line(weights, tmp_path):
         "status": json.dumps(good | {"layers": [good["layers"][0] | {"status": "fine"}]}),
         "alpha": json.dumps(good | {"layers": [good["layers"][0] | {"alpha": "2"}]}),
         "layers": json.dumps(good | {"layers": [3]}),
+        "name": json.dumps(good | {"layers": [good["layers"][0] | {"name": None}]}),
+        "N": json.dumps(good | {"layers": [good["layers"][0] | {"N": [1]}]}),
+        "averaged": json.dumps(good | {"layers": [good["layers"][0] | {"averaged": "abc"}]}),
+        "summary": json.dumps(good | {"summary": {}}),
     }
     for name, text in bad.items():
         (tmp_path / "report.json").write_text(text)
@@ -51,6 +55,7 @@ def test_what_is_no_report_is_refused_in_one_line(weights, tmp_path):
     with pytest.raises(CheckpointError, match="cannot be read"):
         read_report(tmp_path / "absent.json")
     assert not is_report(tmp_path / "absent.json")
+    assert not is_report(tmp_path / f"{'x' * 300}.json")
 
 
 def test_a_report_of_a_custom_metric_keeps_it(weights):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import spectra
-from spectra.errors import SelectionError
+from spectra.errors import CheckpointError, DeviceError, SelectionError
 from spectra.ranking import Mark, rank_reports
 from spectra.ranking.order import distinct_names
 from spectra.records import Finding, Status, Verdict
@@ -90,6 +90,8 @@ def test_over_trained_models_are_marked_and_not_crowned(trio):
     assert ranking.models[2].warnings == (Mark.OVER_TRAINED,)
     assert (ranking.models[2].rank_low, ranking.models[2].rank_high) == (3, 3)
     assert ranking.models[2].value < ranking.models[0].value
+    assert math.isnan(ranking.p_better("b", "a"))  # the mark decides, not the metric
+    assert ranking.p_better("b", "c") > 0.5
     assert ranking.best is ranking.models[0]
     one = dataclasses.replace(trio[0], layers=(layers[0], *trio[0].layers[1:]))
     assert spectra.rank([one, *trio[1:]]).models[0].name == "a"  # one of ten may
@@ -160,10 +162,62 @@ def test_one_bad_model_takes_no_other_with_it(trio, tmp_path):
         str(tmp_path / "bad.safetensors"),
         str(tmp_path / "absent.pt"),
     ]
-    with pytest.raises(SelectionError, match=r"needs two models with numbers, got 1 .*absent\.pt"):
+    with pytest.raises(CheckpointError, match=r"needs two models, 1 could be read .*absent\.pt"):
         spectra.rank([tmp_path / "absent.pt", trio[0]])
     with pytest.raises(SelectionError, match="got 0"):
         spectra.rank([])
+
+
+def test_an_option_that_names_nothing_is_no_fault_of_a_model(trio, tmp_path):
+    with pytest.raises(SelectionError, match="estimator"):
+        spectra.rank([{"a": np.eye(40)}, {"a": np.eye(40)}], estimator="nonsense")
+    with pytest.raises(DeviceError):
+        spectra.rank([{"a": np.eye(40)}, {"a": np.eye(40)}], device="cuda:99")
+
+
+def test_a_model_with_few_layers_left_takes_no_layers_from_the_others(trio, rng):
+    broken = network(rng)
+    for i in range(8):
+        broken[f"layers.{i}.weight"][:] = np.nan
+    ranking = spectra.rank([*trio, named(spectra.analyze(broken, replicates=0), "broken")])
+    assert [model.n_layers for model in ranking.models] == [10, 10, 10]
+    assert ranking.left_out[0].source == "broken"
+    assert "only 2 of its layers" in ranking.left_out[0].reason
+
+
+def test_layers_are_paired_by_name_whatever_their_order(trio, rng):
+    weights = network(rng) | {"head.fc.weight": rng.standard_t(3, (70, 50))}
+    backwards = dict(reversed(weights.items()))
+    reports = [spectra.analyze(x, replicates=0) for x in (weights, backwards)]
+    ranking = spectra.rank([named(r, n) for r, n in zip(reports, "xy", strict=True)])
+    assert ranking.metric == "alpha"
+    assert ranking.pairs[0].paired
+    assert ranking.pairs[0].p_a_better == 0.5
+
+
+def test_equal_shapes_without_counterparts_are_compared_unpaired(rng):
+    one = network(rng, names="a{}.weight") | {"z.weight": rng.standard_t(3, (70, 50))}
+    two = {"z.weight": rng.standard_t(3, (70, 50))} | network(rng, names="b{}.weight")
+    ranking = spectra.rank([spectra.analyze(x, replicates=0) for x in (one, two)])
+    assert ranking.metric == "alpha"
+    assert not ranking.pairs[0].paired
+
+
+def test_a_model_of_one_layer_may_be_anywhere_and_so_may_the_others_around_it(trio, rng):
+    single = named(spectra.analyze(network(rng, n=1)), "single")
+    ranking = spectra.rank([*trio, single], by="alpha")
+    for model in ranking.models:
+        assert 1 <= model.rank_low <= model.rank <= model.rank_high <= 4
+        if model.name == "single":
+            assert (model.rank_low, model.rank_high) == (1, 4)
+
+
+@pytest.mark.parametrize("by", ["auto", "alpha", "alpha_hat", "log_alpha_norm"])
+def test_alphas_of_unknown_order_do_not_rank(by, rng):
+    reports = [spectra.analyze(network(rng), estimator="csn_truncated") for _ in "ab"]
+    with pytest.raises(SelectionError, match="csn_truncated has no known order"):
+        spectra.rank(reports, by=by)
+    assert spectra.rank(reports, by="log_norm").metric == "log_norm"
 
 
 def test_a_model_without_numbers_is_left_out(trio):

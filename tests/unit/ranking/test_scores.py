@@ -52,16 +52,34 @@ def test_no_file_and_no_text(tmp_path, written):
         scores.read_scores(written("a,1", "utf-16"))
 
 
-@pytest.mark.parametrize(
-    "label", ["error", "test loss", "Perplexity", "top-1 err (%)", "CER", "RMSE"]
-)
+LOWER = [
+    "error",
+    "test loss",
+    "Perplexity",
+    "top-1 err (%)",
+    "CER",
+    "RMSE",
+    "val_ppl",
+    "testWER",
+    "bits per byte",
+]
+
+
+@pytest.mark.parametrize("label", LOWER)
 def test_errors_are_better_low(label):
-    assert not scores.is_higher_better(label)
+    assert scores.is_higher_better(label) is False
 
 
-@pytest.mark.parametrize("label", ["score", "accuracy", "top-1", "BLEU", "mean average precision"])
-def test_all_else_is_better_high(label):
-    assert scores.is_higher_better(label)
+@pytest.mark.parametrize(
+    "label", ["score", "accuracy", "top-1", "BLEU", "mIoU", "F1", "interrater agreement", "val_acc"]
+)
+def test_these_are_better_high(label):
+    assert scores.is_higher_better(label) is True
+
+
+@pytest.mark.parametrize("label", ["result", "x", "quality of life", "", "interrater"])
+def test_of_others_it_is_not_known(label):
+    assert scores.is_higher_better(label) is None
 
 
 def test_models_are_matched_in_full_or_by_a_whole_beginning():

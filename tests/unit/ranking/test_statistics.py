@@ -70,3 +70,10 @@ def test_orders_agree_as_scipy_says(rng):
     tied = np.ones((1, 7))
     for correlation in (statistics.kendall, statistics.spearman, statistics.pearson):
         assert np.isnan(correlation(tied, y)).all()
+
+
+def test_taus_in_pieces_are_the_taus(rng, monkeypatch):
+    x, y = rng.standard_normal((20, 7)), rng.standard_normal(7)
+    whole = statistics.kendall(x, y)
+    monkeypatch.setattr(statistics, "CHUNK", 50)
+    np.testing.assert_array_equal(statistics.kendall(x, y), whole)

@@ -32,6 +32,7 @@ CHANGES: Mapping[Change, tuple[str, str]] = MappingProxyType(
         Change.NOISE_LIKE: ("≈", "like noise"),
         Change.FINE_TUNED: ("●", "trained further"),
         Change.UNRELATED: ("◆", "unrelated"),
+        Change.NON_FINITE: ("!", "NaN or infinite"),
         Change.UNKNOWN: ("○", "not known"),
         Change.FEW_LAYERS: ("◐", "few layers"),
     }
