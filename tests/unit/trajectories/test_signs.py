@@ -83,6 +83,20 @@ def test_a_rank_that_collapses_on_the_way_and_a_layer_that_becomes_zero():
     assert run([thin(0.5)], [thin(0.5)]) == ()  # low rank from the start: made so
 
 
+@pytest.mark.parametrize(
+    ("status", "left"), [(Status.TOO_FEW_EIGENVALUES, 10), (Status.DEGENERATE, 1)]
+)
+def test_a_rank_that_collapses_so_far_that_nothing_can_be_fitted(status, left):
+    gone = made.layer("a", status=status, rank_loss=100 - left)
+    (sign,) = run([layer("a")], [layer("a", rank_loss=60)], [gone])
+    assert (sign.kind, sign.step, sign.n_checkpoints) == (SignKind.RANK_COLLAPSE, 10, 2)
+    assert sign.value == (100 - left) / 100
+    equal = made.layer("a", status=Status.DEGENERATE, rank_loss=0)  # orthogonal: of full rank
+    assert run([layer("a")], [equal]) == ()
+    few = [made.layer("a", status=status, side=8, rank_loss=n) for n in (0, 7)]
+    assert run(*[[row] for row in few]) == ()  # by its shape too small to say
+
+
 def test_traps_need_evidence_and_must_appear():
     def row(n_traps):
         found = (Finding.CORRELATION_TRAP,) if n_traps else ()
