@@ -131,8 +131,9 @@ def _rising(steps: Sequence[int], reports: Sequence[ModelReport]) -> Iterator[Si
     able = [i for i, report in enumerate(reports) if any(x.averaged for x in report.layers)]
     if len(able) < 2:
         return
-    below = np.array([[x.verdict is Verdict.OVER_TRAINED for x in reports[i].layers] for i in able])
     known = np.array([[x.averaged for x in reports[i].layers] for i in able])
+    below = np.array([[x.verdict is Verdict.OVER_TRAINED for x in reports[i].layers] for i in able])
+    below &= known  # embeddings and heads have a verdict too, and are in no share
     shares = below.sum(axis=1) / known.sum(axis=1)
     later = len(able)
     while shares[later - 1] > shares[0]:

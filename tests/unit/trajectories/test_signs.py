@@ -63,6 +63,17 @@ def test_more_layers_below_two_is_a_sign_of_the_model_with_the_chance_of_a_coin(
     assert not run(*rows[::-1])
 
 
+def test_embeddings_and_heads_are_in_no_share():
+    rows = [
+        [layer("a", a), layer("b", 3), layer("e", a, kind="embedding"), layer("h", a, kind="head")]
+        for a in (3, 1.9, 1.5)
+    ]
+    (sign,) = [s for s in run(*rows) if s.kind is SignKind.OVER_TRAINED_RISING]
+    assert (sign.step, sign.value) == (10, 0.5)
+    only = [[layer("a", 3), layer("e", alpha, kind="embedding")] for alpha in (3, 1.9, 1.5)]
+    assert SignKind.OVER_TRAINED_RISING not in kinds(run(*only))
+
+
 def test_weights_that_are_not_finite_count_at_once_and_the_rest_goes_on():
     bad = made.layer("a", status=Status.NON_FINITE)
     signs = run([layer("a"), layer("b")], [layer("a"), layer("b")], [bad, layer("b")])
