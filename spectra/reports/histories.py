@@ -1,13 +1,11 @@
 """A history as data: JSON, and CSV with one row a checkpoint and layer."""
 
-import csv
 import dataclasses
-import io
 import json
 from typing import Any
 
 import spectra
-from spectra.reports.tables import Row, flat_row, layer_row, plain
+from spectra.reports.tables import Row, csv_text, layer_row, plain
 from spectra.saved import SCHEMA_VERSION
 from spectra.trajectories import History, HistoryPoint, Trajectory
 
@@ -44,17 +42,12 @@ def history_to_json(history: History) -> str:
 def history_to_csv(history: History) -> str:
     """Return every layer of every checkpoint as CSV; formulas of spreadsheets are quoted with '."""
     rows = [
-        flat_row({"step": point.step, "checkpoint": point.name, **layer_row(layer)})
+        {"step": point.step, "checkpoint": point.name, **layer_row(layer)}
         for point, report in zip(history.checkpoints, history.reports, strict=True)
         for layer in report.layers
     ]
     columns = dict.fromkeys(key for row in rows for key in row)  # some may have evidence
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, list(columns), lineterminator="\n")
-    if rows:
-        writer.writeheader()
-        writer.writerows(rows)
-    return buffer.getvalue()
+    return csv_text(columns, rows) if rows else ""
 
 
 def _point(point: HistoryPoint) -> Row:

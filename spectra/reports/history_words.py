@@ -53,6 +53,10 @@ def change_lines(history: History) -> Iterator[str]:
         known = sum(math.isfinite(point.alpha) for point in history.checkpoints)
         if known < FEWEST:
             yield f"Changes: cannot be told from {count(known)}; that takes {FEWEST}."
+        elif _rests(history):
+            yield "Changes: none; nothing moved."
+        else:
+            yield "Changes: none; every rate stays the same."
         return
     found = sorted((c for c in history.change_points if c.found), key=lambda c: c.step)
     for change in found:
@@ -69,6 +73,11 @@ def change_lines(history: History) -> Iterator[str]:
             "Changes: none told from a steady drift; the likeliest is in"
             f" {watched(least)} at {history.unit} {least.step} (p {p_text(least.p_adjusted)})."
         )
+
+
+def _rests(history: History) -> bool:
+    """Tell whether no number over the run differs between checkpoints."""
+    return all(len(set(filter(math.isfinite, item.typical))) <= 1 for item in history.trajectories)
 
 
 def sign_lines(history: History, named: Callable[[str], str]) -> Iterator[str]:

@@ -185,6 +185,7 @@ def _intervals(
     if not known:
         return nothing
     rng = np.random.default_rng([seed, len(compared)])
+    # Not spread as in rankings (statistics.SEEDS): checkpoints of one run share their seed.
     drawn = statistics.replicates(table[known], "alpha", rng, n=REPLICATES)
     found = dict(zip(known, map(statistics.interval, drawn.T), strict=True))
     return [found.get(i, nothing[i]) for i in range(len(reports))]

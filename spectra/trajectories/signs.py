@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 from scipy import stats
 
+from spectra import conventions
 from spectra.records import Finding, LayerReport, ModelReport, Status, Verdict
 from spectra.trajectories.records import Sign, SignKind
-from spectra.verdicts import OVER_TRAINED
+from spectra.verdicts import COLLAPSED, OVER_TRAINED
 
 Seen = Callable[[LayerReport], bool]
 
@@ -33,13 +34,14 @@ def signs_of(steps: Sequence[int], reports: Sequence[ModelReport]) -> tuple[Sign
     if not reports:
         return ()
     found: list[Sign] = []
+    rules = conventions.CONVENTIONS.get(str(reports[0].options.get("convention")), conventions.HTSR)
     for rows in zip(*(report.layers for report in reports), strict=True):
-        found += _of_layer(steps, rows)
+        found += _of_layer(steps, rows, max(1, rules.min_eigenvalues))
     found += _rising(steps, reports)
     return tuple(sorted(found, key=lambda sign: (sign.step, bool(sign.layer))))
 
 
-def _of_layer(steps: Sequence[int], rows: Sequence[LayerReport]) -> Iterator[Sign]:
+def _of_layer(steps: Sequence[int], rows: Sequence[LayerReport], least: int) -> Iterator[Sign]:
     broken = [i for i, row in enumerate(rows) if row.status is Status.NON_FINITE]
     if broken:
         yield Sign(
@@ -59,13 +61,12 @@ def _of_layer(steps: Sequence[int], rows: Sequence[LayerReport]) -> Iterator[Sig
         yield _sign(
             SignKind.CORRELATION_TRAP, steps, looked, begin, last, float(last["n_traps"]), chance
         )
-    ranked = [i for i, row in enumerate(rows) if row.status in (Status.OK, Status.ZERO)]
-    begin = _begin(rows, ranked, _is_collapsed)
+    losses = [_rank_loss(row, least) for row in rows]
+    ranked = [i for i, share in enumerate(losses) if math.isfinite(share)]
+    begin = _begin(rows, ranked, lambda row: _rank_loss(row, least) >= COLLAPSED)
     if begin is not None and begin > ranked[0]:
-        last = rows[ranked[-1]]
-        zero = last.status is Status.ZERO
-        share = 1.0 if zero else float(last["rank_loss"]) / max(1, last.n_eigenvalues)
-        yield _sign(SignKind.RANK_COLLAPSE, steps, ranked, begin, last, share, math.nan)
+        end = ranked[-1]
+        yield _sign(SignKind.RANK_COLLAPSE, steps, ranked, begin, rows[end], losses[end], math.nan)
 
 
 def _begin(rows: Sequence[LayerReport], able: Sequence[int], seen: Seen) -> int | None:
@@ -95,8 +96,17 @@ def _is_below_band(row: LayerReport) -> bool:
     return row.verdict is Verdict.OVER_TRAINED and float(row["alpha_high"]) < OVER_TRAINED
 
 
-def _is_collapsed(row: LayerReport) -> bool:
-    return row.status is Status.ZERO or Finding.RANK_COLLAPSE in row.warnings
+def _rank_loss(row: LayerReport, least: int) -> float:
+    """Return the share of a layer's eigenvalues that are zero, NaN where its rank says nothing.
+
+    A layer left with too few eigenvalues to fit, or with one, has lost the others; one of fewer than
+    `least` by its shape never had enough.
+    """
+    if row.status is Status.ZERO:
+        return 1.0
+    if row.n_eigenvalues < least:
+        return math.nan
+    return float(row.metrics.get("rank_loss", math.nan)) / row.n_eigenvalues
 
 
 def _p(row: LayerReport) -> float:
@@ -121,8 +131,9 @@ def _rising(steps: Sequence[int], reports: Sequence[ModelReport]) -> Iterator[Si
     able = [i for i, report in enumerate(reports) if any(x.averaged for x in report.layers)]
     if len(able) < 2:
         return
-    below = np.array([[x.verdict is Verdict.OVER_TRAINED for x in reports[i].layers] for i in able])
     known = np.array([[x.averaged for x in reports[i].layers] for i in able])
+    below = np.array([[x.verdict is Verdict.OVER_TRAINED for x in reports[i].layers] for i in able])
+    below &= known  # embeddings and heads have a verdict too, and are in no share
     shares = below.sum(axis=1) / known.sum(axis=1)
     later = len(able)
     while shares[later - 1] > shares[0]:

@@ -183,3 +183,9 @@ def test_traps_that_appear_are_told_with_all_metrics(tmp_path):
     (sign,) = [sign for sign in content["signs"] if sign["kind"] == "correlation_trap"]
     assert (sign["step"], sign["layer"]) == (3, "fc.weight")
     assert " traps " in run(tmp_path, *arguments).stdout
+
+
+def test_a_run_in_which_nothing_moves_says_so(tmp_path):
+    for step in range(8):
+        save_checkpoint(tmp_path / f"step_{step}.safetensors", [3.0] * 6)
+    assert "Changes: none; nothing moved." in run(tmp_path, "--replicates", 0).stdout

@@ -8,6 +8,7 @@ import spectra
 from spectra.errors import CheckpointError, SelectionError
 from spectra.ranking.statistics import typical
 from spectra.records import Status
+from spectra.reports.histories import history_to_csv
 from spectra.trajectories import HistoryInterrupted
 from spectra.trajectories.checkpoints import POSITION
 from tests import made
@@ -160,3 +161,9 @@ def test_progress_counts_checkpoints_and_seeds_repeat(rng):
     one = spectra.history(run, progress=lambda done, total, name: seen.append((done, total)))
     assert seen == [(1, 3), (2, 3), (3, 3)]
     assert spectra.history(run) == one
+
+
+def test_names_of_metrics_drive_no_spreadsheet(reports):
+    layers = [dataclasses.replace(x, metrics={**x.metrics, "=1+1": 0.0}) for x in reports[0].layers]
+    found = spectra.history([dataclasses.replace(reports[0], layers=tuple(layers))])
+    assert history_to_csv(found).splitlines()[0].endswith(",'=1+1")

@@ -63,6 +63,17 @@ def test_more_layers_below_two_is_a_sign_of_the_model_with_the_chance_of_a_coin(
     assert not run(*rows[::-1])
 
 
+def test_embeddings_and_heads_are_in_no_share():
+    rows = [
+        [layer("a", a), layer("b", 3), layer("e", a, kind="embedding"), layer("h", a, kind="head")]
+        for a in (3, 1.9, 1.5)
+    ]
+    (sign,) = [s for s in run(*rows) if s.kind is SignKind.OVER_TRAINED_RISING]
+    assert (sign.step, sign.value) == (10, 0.5)
+    only = [[layer("a", 3), layer("e", alpha, kind="embedding")] for alpha in (3, 1.9, 1.5)]
+    assert SignKind.OVER_TRAINED_RISING not in kinds(run(*only))
+
+
 def test_weights_that_are_not_finite_count_at_once_and_the_rest_goes_on():
     bad = made.layer("a", status=Status.NON_FINITE)
     signs = run([layer("a"), layer("b")], [layer("a"), layer("b")], [bad, layer("b")])
@@ -81,6 +92,20 @@ def test_a_rank_that_collapses_on_the_way_and_a_layer_that_becomes_zero():
     (sign,) = run([thin(0)], [made.layer("a", status=Status.ZERO)])
     assert (sign.step, sign.value) == (10, 1.0)
     assert run([thin(0.5)], [thin(0.5)]) == ()  # low rank from the start: made so
+
+
+@pytest.mark.parametrize(
+    ("status", "left"), [(Status.TOO_FEW_EIGENVALUES, 10), (Status.DEGENERATE, 1)]
+)
+def test_a_rank_that_collapses_so_far_that_nothing_can_be_fitted(status, left):
+    gone = made.layer("a", status=status, rank_loss=100 - left)
+    (sign,) = run([layer("a")], [layer("a", rank_loss=60)], [gone])
+    assert (sign.kind, sign.step, sign.n_checkpoints) == (SignKind.RANK_COLLAPSE, 10, 2)
+    assert sign.value == (100 - left) / 100
+    equal = made.layer("a", status=Status.DEGENERATE, rank_loss=0)  # orthogonal: of full rank
+    assert run([layer("a")], [equal]) == ()
+    few = [made.layer("a", status=status, side=8, rank_loss=n) for n in (0, 7)]
+    assert run(*[[row] for row in few]) == ()  # by its shape too small to say
 
 
 def test_traps_need_evidence_and_must_appear():
