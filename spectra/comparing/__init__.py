@@ -119,6 +119,8 @@ def compare(
         for pair in matching.pairs
     )
     change, verdict = kinds.judge(layers)
+    for item in (*matching.only_in_base, *matching.only_in_other):
+        verdict += f" {item.name} has no partner: {item.reason}." if item.reason else ""
     return Comparison(
         base=reports[0].source.address,
         other=reports[1].source.address,

@@ -68,20 +68,28 @@ def match(base: Sequence[LayerReport], other: Sequence[LayerReport]) -> Matching
                     taken.add(candidate.name)
                     found[position] = candidate
                     break
+    tied_base, tied_other = (
+        {name.removeprefix(cut): layer.name for layer in side for name in layer.aliases}
+        for side, cut in ((base, cut_base), (other, cut_other))
+    )
     for position, layer in enumerate(base):
         if position not in found:
-            alone.append(Unmatched(layer.name, layer.shape))
+            name = tied_other.get(layer.name.removeprefix(cut_base))
+            alone.append(Unmatched(layer.name, layer.shape, _tied("OTHER", name)))
         elif _same_shape(layer, found[position]):
             pairs.append((layer, found[position]))
         else:
             shapes.append(OtherShape(layer.name, layer.shape, found[position].shape))
-    tied = {name.removeprefix(cut_base): layer.name for layer in base for name in layer.aliases}
     return Matching(
         pairs=tuple(pairs),
         other_shape=tuple(shapes),
         only_in_base=tuple(alone),
         only_in_other=tuple(
-            Unmatched(layer.name, layer.shape, _tied(tied.get(layer.name.removeprefix(cut_other))))
+            Unmatched(
+                layer.name,
+                layer.shape,
+                _tied("BASE", tied_base.get(layer.name.removeprefix(cut_other))),
+            )
             for layer in other
             if layer.name not in taken
         ),
@@ -93,8 +101,8 @@ def _same_shape(one: LayerReport, two: LayerReport) -> bool:
     return (one.shape, one.N, one.M, one.n_matrices) == (two.shape, two.N, two.M, two.n_matrices)
 
 
-def _tied(name: str | None) -> str:
-    return "" if name is None else f"in BASE tied to {name}"
+def _tied(side: str, name: str | None) -> str:
+    return "" if name is None else f"in {side} tied to {name}"
 
 
 def _prefixes(

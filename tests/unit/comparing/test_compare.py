@@ -81,7 +81,18 @@ def test_untied_weights_are_said_to_have_been_tied(rng):
         {"embed.weight": w.copy(), "lm_head.weight": w.copy()},
     )
     assert len(comparison.layers) == 1
-    assert "tied to embed.weight" in comparison.only_in_other[0].reason
+    assert comparison.only_in_other[0].reason == "in BASE tied to embed.weight"
+
+
+def test_weights_that_were_tied_since_are_said_to_be_and_beside_the_verdict_too(rng):
+    w = rng.standard_normal((40, 30))
+    comparison = spectra.compare(
+        {"embed.weight": w, "lm_head.weight": 3 * w},
+        {f"model.{name}.weight": w for name in ("embed", "lm_head")},
+    )
+    (head,) = comparison.only_in_base
+    assert (head.name, head.reason) == ("lm_head.weight", "in OTHER tied to model.embed.weight")
+    assert f"lm_head.weight has no partner: {head.reason}." in comparison.verdict
 
 
 def test_models_without_a_common_layer_are_compared_to_that_end(rng):
