@@ -1,5 +1,6 @@
 """Which layer of one model is which of the other: by name, whatever wrappers put before it."""
 
+import re
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -7,6 +8,7 @@ from dataclasses import dataclass
 from spectra.comparing.records import OtherShape, Unmatched
 from spectra.records import LayerReport
 
+OF_GGUF = re.compile(r"blk\.\d+\.")
 CANDIDATES = 8  # prefixes that are looked at, most frequent first
 
 Pair = tuple[LayerReport, LayerReport]
@@ -93,7 +95,7 @@ def match(base: Sequence[LayerReport], other: Sequence[LayerReport]) -> Matching
             for layer in other
             if layer.name not in taken
         ),
-        notes=notes,
+        notes=(*notes, *_other_names(base, other)),
     )
 
 
@@ -103,6 +105,17 @@ def _same_shape(one: LayerReport, two: LayerReport) -> bool:
 
 def _tied(side: str, name: str | None) -> str:
     return "" if name is None else f"in {side} tied to {name}"
+
+
+def _other_names(base: Sequence[LayerReport], other: Sequence[LayerReport]) -> tuple[str, ...]:
+    """Say that GGUF calls its layers otherwise, where one side alone has such names."""
+    mine, theirs = (any(OF_GGUF.match(layer.name) for layer in side) for side in (base, other))
+    if mine == theirs or not (base and other):
+        return ()
+    which, beside = ("BASE", "OTHER") if mine else ("OTHER", "BASE")
+    return (
+        f"{which} has the names of GGUF (blk.0.), {beside} has others: they are not translated",
+    )
 
 
 def _prefixes(

@@ -48,6 +48,17 @@ def test_a_prefix_is_left_out_though_a_head_stands_beside_it(rng):
     assert [item.name for item in found.only_in_base] == ["lm_head.weight"]
 
 
+def test_names_of_gguf_are_said_to_be_others(rng):
+    gguf, hub = ["blk.0.attn_q.weight"], ["model.layers.0.self_attn.q_proj.weight"]
+    pairs, found = matched(hub, gguf, rng)
+    assert pairs == []
+    assert found.notes == (
+        "OTHER has the names of GGUF (blk.0.), BASE has others: they are not translated",
+    )
+    assert matched(gguf, hub, rng)[1].notes[0].startswith("BASE has the names of GGUF")
+    assert matched(gguf, gguf, rng)[1].notes == ()
+
+
 def test_halves_that_end_alike_share_no_prefix(rng):
     pairs, found = matched(["encoder.fc.weight", "decoder.fc.weight"], ["fc.weight"], rng)
     assert pairs == []
