@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from spectra.comparable import check_same_rules
+from spectra.comparable import COMPARABLE, check_same_rules
 from spectra.errors import SelectionError, unknown_name
 from spectra.metrics import METRICS
 from spectra.ranking import scores as held_against
@@ -22,7 +22,7 @@ from spectra.records import Finding, LayerReport, ModelReport, Status, Vector, V
 WITH_ORDER = tuple(name for name, metric in METRICS.items() if metric.better)
 """Metrics of which it is known which end is that of better models."""
 
-SAME_RULES = ("convention", "estimator", "conv", "precision", "layers", "exclude")
+SAME_RULES = (*COMPARABLE, "layers", "exclude")
 FEW_LAYERS = 8
 OVER_TRAINED_SHARE = 0.1
 FAILED_SHARE = 0.1

@@ -161,6 +161,11 @@ def test_numbers_of_other_rules_are_not_compared(weights):
         spectra.compare(weights, report)
 
 
+def test_numbers_of_another_precision_are_not_compared(weights):
+    with pytest.raises(SelectionError, match=r"its precision is fast"):
+        spectra.compare(weights, spectra.analyze(weights, precision="fast"))
+
+
 def test_too_large_layers_are_passed_over_and_counted(weights, monkeypatch):
     monkeypatch.setattr(subspaces, "MAX_SIDE", 50)
     other = {name: 2 * w for name, w in weights.items()}
