@@ -14,7 +14,7 @@ from spectra.comparing.matching import match
 from spectra.comparing.records import alpha_interval
 from spectra.errors import SelectionError
 from spectra.reports.comparing_terminal import show_comparison
-from spectra.reports.comparisons import comparison_to_csv, comparison_to_json
+from spectra.reports.comparisons import FIELDS, comparison_to_csv, comparison_to_json
 from tests.reference.matrices import pareto, with_eigenvalues
 
 
@@ -112,7 +112,7 @@ def test_models_without_a_common_layer_are_compared_to_that_end(rng):
     assert comparison.layers == ()
     assert "No layer" in comparison.verdict
     assert json.loads(comparison_to_json(comparison))["layers"] == []
-    assert comparison_to_csv(comparison) == ""
+    assert comparison_to_csv(comparison) == ",".join(FIELDS) + "\n"
 
 
 def test_the_interval_of_a_change_combines_two_independent_ones(rng):
@@ -204,8 +204,16 @@ def test_data_are_valid_json_and_one_csv_row_a_layer(weights, rng):
     assert len({tuple(row) for row in rows.values()}) == 1
     assert rows["layers.2.fc.weight"]["delta_norm"] is None
     assert rows["layers.0.fc.weight"]["delta_structure"] == pytest.approx(1, abs=0.2)
+    assert all(tuple(row)[: len(FIELDS)] == FIELDS for row in rows.values())
     table = list(csv.DictReader(io.StringIO(comparison_to_csv(comparison))))
     assert [row["name"] for row in table] == [layer.name for layer in comparison.layers]
+
+
+def test_no_heading_of_the_csv_runs_in_a_spreadsheet(weights):
+    comparison = spectra.compare(weights, weights)
+    layer = dataclasses.replace(comparison.layers[0], changes={"\x1b=1+1": 0.0})
+    text = comparison_to_csv(dataclasses.replace(comparison, layers=(layer,)))
+    assert "\x1b" not in text
 
 
 def test_alpha_of_a_low_rank_difference_is_no_number(weights, rng):
