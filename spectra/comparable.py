@@ -5,6 +5,9 @@ from collections.abc import Sequence
 from spectra.errors import SelectionError
 from spectra.records import ModelReport
 
+COMPARABLE = ("convention", "estimator", "conv", "precision")
+"""Options under which the numbers of one layer differ."""
+
 
 def check_same_rules(reports: Sequence[ModelReport], options: Sequence[str]) -> None:
     """Refuse reports whose numbers were made by different rules.

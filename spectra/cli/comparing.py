@@ -18,7 +18,7 @@ TEXT_FILES = ("json_file", "csv_file", "html_file")
 EXAMPLES = """\b
 Examples:
   spectra compare base.safetensors finetuned.safetensors --html change.html
-  spectra compare model.safetensors model.gguf --no-subspaces
+  spectra compare epoch-10.pt epoch-20.pt --no-subspaces
   spectra compare before.json after.json --json - --quiet | jq .verdict"""
 
 
@@ -43,7 +43,7 @@ def compare(base: str, other: str, **options: Any) -> None:  # noqa: ANN401 - cl
     """Say what changed from BASE to OTHER, layer by layer, and what kind of change it is.
 
     Both are checkpoints as analyze takes them, or the JSON that analyze wrote, of which numbers
-    alone are compared. Layers are matched by name. Of their difference: size, rank, spectrum, and
+    alone are compared. Layers are matched by name; GGUF has names of its own. Of their difference: size, rank, spectrum, and
     whether it is noise (rounding, quantisation), of low rank (a merged LoRA), a factor, training,
     or another training run. Biases and norms are not compared.
 

@@ -9,7 +9,7 @@ from typing import Any, TypeGuard
 
 from spectra import conventions, saved, spectra_files
 from spectra.analysis import Progress, analyze, part_of
-from spectra.comparable import check_same_rules
+from spectra.comparable import COMPARABLE, check_same_rules
 from spectra.comparing import kinds
 from spectra.comparing.deltas import delta_of, delta_source
 from spectra.comparing.matching import Pair, match
@@ -44,7 +44,6 @@ __all__ = [
     "compare",
 ]
 
-SAME_RULES = ("convention", "estimator", "conv")
 OF_LAYERS = ("convention", "layers", "exclude", "conv")
 STEPS = 4  # of progress: base, other, their difference, subspaces
 
@@ -98,7 +97,7 @@ def compare(
         else analyze(side, progress=part_of(progress, step, STEPS), **options)
         for step, side in enumerate(sides)
     ]
-    check_same_rules(reports, SAME_RULES)
+    check_same_rules(reports, COMPARABLE)
     matching = match(reports[0].layers, reports[1].layers)
     notes = [*matching.notes]
     found: dict[str, Delta] = {}
@@ -119,6 +118,8 @@ def compare(
         for pair in matching.pairs
     )
     change, verdict = kinds.judge(layers)
+    for item in (*matching.only_in_base, *matching.only_in_other):
+        verdict += f" {item.name} has no partner: {item.reason}." if item.reason else ""
     return Comparison(
         base=reports[0].source.address,
         other=reports[1].source.address,

@@ -49,10 +49,14 @@ def change_of(
     """
     if (base.status is Status.NON_FINITE) != (other.status is Status.NON_FINITE):
         return Change.NON_FINITE
-    if delta is None or math.isnan(delta.norm):
+    if delta is None:
         return Change.UNKNOWN
     if delta.squared_norm == 0:
         return Change.IDENTICAL
+    if delta.base_squared_norm == 0:
+        return Change.FINE_TUNED  # trained from zero: relative to the base nothing is a number
+    if math.isnan(delta.norm):
+        return Change.UNKNOWN
     if max(abs(delta.cosine), -1.0 if overlap is None else overlap.excess) <= UNRELATED:
         return Change.UNRELATED
     if delta.along_base >= ALONG:
@@ -88,10 +92,13 @@ def judge(layers: Sequence[LayerChange]) -> tuple[Change, str]:
     """Say what kind of change the model went through, as a code and in one or two sentences."""
     counts = Counter(layer.change for layer in layers)
     broken, lost = counts.pop(Change.NON_FINITE, 0), counts.pop(Change.UNKNOWN, 0)
+    from_zero = sum(_is_from_zero(layer) for layer in layers)
     beside = f" NaN or infinite in one model alone: {broken} of them." if broken else ""
     if not any(layer.delta for layer in layers):
         return Change.UNKNOWN, _numbers_alone(layers) + beside
-    beside += f" {lost} could not be compared." if lost else ""
+    beside += f" Zero in the base alone: {from_zero} of them." if from_zero else ""
+    uncompared = _not_compared([layer for layer in layers if layer.change is Change.UNKNOWN])
+    beside += uncompared
     n, m = len(layers) - lost, len(layers) - lost - counts.pop(Change.IDENTICAL, 0)
     if not m and lost:
         return Change.UNKNOWN, f"{n} of {len(layers)} matched layers are identical.{beside}"
@@ -101,13 +108,13 @@ def judge(layers: Sequence[LayerChange]) -> tuple[Change, str]:
     most, count = counts.most_common(1)[0] if counts else (Change.NON_FINITE, broken)
     of = f"{count} of {n} layers" if count < n else f"all {n} layers"
     rest = (f" {n - m} layers are identical." if n > m else "") + beside
-    sizes = [layer.delta.norm for layer in changed if layer.delta]
+    sizes = [layer.delta.norm for layer in changed if layer.delta and not _is_from_zero(layer)]
     size = f"by {np.median(sizes):.2g} of their norm (median)" if sizes else ""
     if most is Change.UNRELATED and count > m / 2:
         text = "Another training run: nothing tells the weights of"
         return most, f"{text} {of} from those of a separate run.{rest}"
     if most is Change.RESCALED and count >= MOST * m:
-        scales = [layer.delta.scale for layer in changed if layer.delta]
+        scales = [layer.delta.scale for layer in changed if layer.delta and layer.change is most]
         text = f"Rescaled: {of} are the base's times a factor ({_span(scales)})."
         return most, text + rest
     if most is Change.LOW_RANK and count >= MOST * m:
@@ -128,10 +135,12 @@ def judge(layers: Sequence[LayerChange]) -> tuple[Change, str]:
     if most is Change.NON_FINITE:
         return (
             most,
-            f"Broken: {broken} of {n} layers hold NaN or infinite weights in one model alone.",
+            f"Broken: {broken} of {n} layers hold NaN or infinite weights in one model alone."
+            + uncompared,
         )
     kinds = "; ".join(f"{count} {_WORDS[kind]}" for kind, count in counts.most_common())
-    return Change.FINE_TUNED, f"Trained further: {m} of {n} layers moved, {size} ({kinds}).{rest}"
+    moved = f"moved, {size}" if size else "moved"
+    return Change.FINE_TUNED, f"Trained further: {m} of {n} layers {moved} ({kinds}).{rest}"
 
 
 _WORDS = {
@@ -141,6 +150,27 @@ _WORDS = {
     Change.FINE_TUNED: "trained",
     Change.UNRELATED: "with nothing in common",
 }
+
+
+def _is_from_zero(layer: LayerChange) -> bool:
+    return bool(layer.delta and layer.delta.squared_norm > 0 == layer.delta.base_squared_norm)
+
+
+def _not_compared(layers: Sequence[LayerChange]) -> str:
+    """Name the layers of which no change is known, each with what hinders it."""
+    if not layers:
+        return ""
+    named = ", ".join(f"{layer.name} ({_hindrance(layer)})" for layer in layers[:NAMED])
+    more = f" and {len(layers) - NAMED} more" if len(layers) > NAMED else ""
+    noun = "matched layer" if len(layers) == 1 else "matched layers"
+    return f" {len(layers)} {noun} could not be compared: {named}{more}."
+
+
+def _hindrance(layer: LayerChange) -> str:
+    statuses = dict.fromkeys(
+        s for s in (layer.base.status, layer.other.status) if s is not Status.OK
+    )
+    return ", ".join(statuses) or "no numbers of the difference"
 
 
 def _numbers_alone(layers: Sequence[LayerChange]) -> str:

@@ -1,5 +1,6 @@
 """Which layer of one model is which of the other: by name, whatever wrappers put before it."""
 
+import re
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -7,6 +8,7 @@ from dataclasses import dataclass
 from spectra.comparing.records import OtherShape, Unmatched
 from spectra.records import LayerReport
 
+OF_GGUF = re.compile(r"blk\.\d+\.")
 CANDIDATES = 8  # prefixes that are looked at, most frequent first
 
 Pair = tuple[LayerReport, LayerReport]
@@ -68,24 +70,32 @@ def match(base: Sequence[LayerReport], other: Sequence[LayerReport]) -> Matching
                     taken.add(candidate.name)
                     found[position] = candidate
                     break
+    tied_base, tied_other = (
+        {name.removeprefix(cut): layer.name for layer in side for name in layer.aliases}
+        for side, cut in ((base, cut_base), (other, cut_other))
+    )
     for position, layer in enumerate(base):
         if position not in found:
-            alone.append(Unmatched(layer.name, layer.shape))
+            name = tied_other.get(layer.name.removeprefix(cut_base))
+            alone.append(Unmatched(layer.name, layer.shape, _tied("OTHER", name)))
         elif _same_shape(layer, found[position]):
             pairs.append((layer, found[position]))
         else:
             shapes.append(OtherShape(layer.name, layer.shape, found[position].shape))
-    tied = {name.removeprefix(cut_base): layer.name for layer in base for name in layer.aliases}
     return Matching(
         pairs=tuple(pairs),
         other_shape=tuple(shapes),
         only_in_base=tuple(alone),
         only_in_other=tuple(
-            Unmatched(layer.name, layer.shape, _tied(tied.get(layer.name.removeprefix(cut_other))))
+            Unmatched(
+                layer.name,
+                layer.shape,
+                _tied("BASE", tied_base.get(layer.name.removeprefix(cut_other))),
+            )
             for layer in other
             if layer.name not in taken
         ),
-        notes=notes,
+        notes=(*notes, *_other_names(base, other)),
     )
 
 
@@ -93,8 +103,19 @@ def _same_shape(one: LayerReport, two: LayerReport) -> bool:
     return (one.shape, one.N, one.M, one.n_matrices) == (two.shape, two.N, two.M, two.n_matrices)
 
 
-def _tied(name: str | None) -> str:
-    return "" if name is None else f"in BASE tied to {name}"
+def _tied(side: str, name: str | None) -> str:
+    return "" if name is None else f"in {side} tied to {name}"
+
+
+def _other_names(base: Sequence[LayerReport], other: Sequence[LayerReport]) -> tuple[str, ...]:
+    """Say that GGUF calls its layers otherwise, where one side alone has such names."""
+    mine, theirs = (any(OF_GGUF.match(layer.name) for layer in side) for side in (base, other))
+    if mine == theirs or not (base and other):
+        return ()
+    which, beside = ("BASE", "OTHER") if mine else ("OTHER", "BASE")
+    return (
+        f"{which} has the names of GGUF (blk.0.), {beside} has others: they are not translated",
+    )
 
 
 def _prefixes(

@@ -249,11 +249,11 @@ def alpha_interval(base: LayerReport, other: LayerReport) -> tuple[float, float,
         Change, lower and upper end; NaN where a layer has no alpha, or no interval.
     """
     before, after = base.metrics.get("alpha", math.nan), other.metrics.get("alpha", math.nan)
-    low, high = (
+    of_base, of_other = (
         {end: layer.metrics.get(f"alpha_{end}", math.nan) for end in ("low", "high")}
         for layer in (base, other)
     )
     change = after - before
-    down = math.hypot(after - high["low"], low["high"] - before)
-    up = math.hypot(high["high"] - after, before - low["low"])
+    down = math.hypot(after - of_other["low"], of_base["high"] - before)
+    up = math.hypot(of_other["high"] - after, before - of_base["low"])
     return change, change - down, change + up

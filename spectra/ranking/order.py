@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from spectra import tails
-from spectra.comparable import check_same_rules
+from spectra.comparable import COMPARABLE, check_same_rules
 from spectra.errors import SelectionError, unknown_name
 from spectra.metrics import METRICS
 from spectra.ranking import scores as held_against
@@ -26,7 +26,7 @@ WITH_ORDER = tuple(name for name, metric in METRICS.items() if metric.better)
 """Metrics of which it is known which end is that of better models."""
 
 OF_ALPHA = ("alpha", "alpha_hat", "log_alpha_norm")
-SAME_RULES = ("convention", "estimator", "conv", "precision", "layers", "exclude")
+SAME_RULES = (*COMPARABLE, "layers", "exclude")
 FEW_LAYERS = 8
 OVER_TRAINED_SHARE = 0.1
 FAILED_SHARE = 0.1

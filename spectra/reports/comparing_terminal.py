@@ -66,6 +66,8 @@ def show_comparison(comparison: Comparison, console: Console, *, rows: int = MAX
 def _size(layer: LayerChange) -> float:
     """Return what layers are ordered by: how far the weights moved, else how far alpha did."""
     size = abs(layer.alpha_change) if layer.delta is None else layer.delta.norm
+    if layer.delta and layer.delta.squared_norm > 0 == layer.delta.base_squared_norm:
+        return math.inf
     return -1.0 if math.isnan(size) else size
 
 

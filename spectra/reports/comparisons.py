@@ -1,19 +1,25 @@
 """A comparison as data: JSON, and CSV with one row a matched layer."""
 
-import csv
 import dataclasses
-import io
 import json
 from typing import Any
 
 import spectra
 from spectra.comparing import Comparison, Delta, LayerChange, Overlap
-from spectra.reports.tables import Row, flat_row, plain
+from spectra.reports.tables import Row, csv_text, plain
 from spectra.saved import SCHEMA_VERSION
 
 OF_DELTA = tuple(f.name for f in dataclasses.fields(Delta) if f.name != "report")
 OF_OVERLAP = tuple(f.name for f in dataclasses.fields(Overlap))
 OF_ALPHA = ("alpha", "alpha_low", "alpha_high")
+FIELDS = (
+    *("name", "other_name", "kind", "shape", "N", "M", "n_matrices", "role", "block", "change"),
+    *("status_base", "status_other", "alpha_base", "alpha_other"),
+    *("alpha_change", "alpha_change_low", "alpha_change_high", "alpha_moved"),
+    *(f"delta_{name}" for name in (*OF_DELTA, "status", *OF_ALPHA)),
+    *(f"overlap_{name}" for name in OF_OVERLAP),
+)
+"""The columns of a matched layer, before the change of every metric."""
 
 
 def change_row(layer: LayerChange) -> Row:
@@ -77,13 +83,8 @@ def comparison_to_json(comparison: Comparison) -> str:
 
 def comparison_to_csv(comparison: Comparison) -> str:
     """Return the matched layers as CSV, one row each; text a spreadsheet would run is quoted."""
-    buffer = io.StringIO()
-    rows = [flat_row(change_row(layer)) for layer in comparison.layers]
-    if rows:
-        writer = csv.DictWriter(buffer, list(rows[0]), lineterminator="\n", restval="")
-        writer.writeheader()
-        writer.writerows(rows)
-    return buffer.getvalue()
+    rows = [change_row(layer) for layer in comparison.layers]
+    return csv_text(dict.fromkeys((*FIELDS, *(key for row in rows for key in row))), rows)
 
 
 def _record(record: Any) -> Row:  # noqa: ANN401 - a small dataclass of plain values

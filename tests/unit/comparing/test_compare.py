@@ -14,7 +14,7 @@ from spectra.comparing.matching import match
 from spectra.comparing.records import alpha_interval
 from spectra.errors import SelectionError
 from spectra.reports.comparing_terminal import show_comparison
-from spectra.reports.comparisons import comparison_to_csv, comparison_to_json
+from spectra.reports.comparisons import FIELDS, comparison_to_csv, comparison_to_json
 from tests.reference.matrices import pareto, with_eigenvalues
 
 
@@ -46,6 +46,17 @@ def test_a_prefix_is_left_out_though_a_head_stands_beside_it(rng):
     pairs, found = matched(base, ["layers.0.fc.weight", "layers.1.fc.weight"], rng)
     assert len(pairs) == 2
     assert [item.name for item in found.only_in_base] == ["lm_head.weight"]
+
+
+def test_names_of_gguf_are_said_to_be_others(rng):
+    gguf, hub = ["blk.0.attn_q.weight"], ["model.layers.0.self_attn.q_proj.weight"]
+    pairs, found = matched(hub, gguf, rng)
+    assert pairs == []
+    assert found.notes == (
+        "OTHER has the names of GGUF (blk.0.), BASE has others: they are not translated",
+    )
+    assert matched(gguf, hub, rng)[1].notes[0].startswith("BASE has the names of GGUF")
+    assert matched(gguf, gguf, rng)[1].notes == ()
 
 
 def test_halves_that_end_alike_share_no_prefix(rng):
@@ -81,7 +92,18 @@ def test_untied_weights_are_said_to_have_been_tied(rng):
         {"embed.weight": w.copy(), "lm_head.weight": w.copy()},
     )
     assert len(comparison.layers) == 1
-    assert "tied to embed.weight" in comparison.only_in_other[0].reason
+    assert comparison.only_in_other[0].reason == "in BASE tied to embed.weight"
+
+
+def test_weights_that_were_tied_since_are_said_to_be_and_beside_the_verdict_too(rng):
+    w = rng.standard_normal((40, 30))
+    comparison = spectra.compare(
+        {"embed.weight": w, "lm_head.weight": 3 * w},
+        {f"model.{name}.weight": w for name in ("embed", "lm_head")},
+    )
+    (head,) = comparison.only_in_base
+    assert (head.name, head.reason) == ("lm_head.weight", "in OTHER tied to model.embed.weight")
+    assert f"lm_head.weight has no partner: {head.reason}." in comparison.verdict
 
 
 def test_models_without_a_common_layer_are_compared_to_that_end(rng):
@@ -90,7 +112,7 @@ def test_models_without_a_common_layer_are_compared_to_that_end(rng):
     assert comparison.layers == ()
     assert "No layer" in comparison.verdict
     assert json.loads(comparison_to_json(comparison))["layers"] == []
-    assert comparison_to_csv(comparison) == ""
+    assert comparison_to_csv(comparison) == ",".join(FIELDS) + "\n"
 
 
 def test_the_interval_of_a_change_combines_two_independent_ones(rng):
@@ -139,6 +161,11 @@ def test_numbers_of_other_rules_are_not_compared(weights):
         spectra.compare(weights, report)
 
 
+def test_numbers_of_another_precision_are_not_compared(weights):
+    with pytest.raises(SelectionError, match=r"its precision is fast"):
+        spectra.compare(weights, spectra.analyze(weights, precision="fast"))
+
+
 def test_too_large_layers_are_passed_over_and_counted(weights, monkeypatch):
     monkeypatch.setattr(subspaces, "MAX_SIDE", 50)
     other = {name: 2 * w for name, w in weights.items()}
@@ -177,8 +204,16 @@ def test_data_are_valid_json_and_one_csv_row_a_layer(weights, rng):
     assert len({tuple(row) for row in rows.values()}) == 1
     assert rows["layers.2.fc.weight"]["delta_norm"] is None
     assert rows["layers.0.fc.weight"]["delta_structure"] == pytest.approx(1, abs=0.2)
+    assert all(tuple(row)[: len(FIELDS)] == FIELDS for row in rows.values())
     table = list(csv.DictReader(io.StringIO(comparison_to_csv(comparison))))
     assert [row["name"] for row in table] == [layer.name for layer in comparison.layers]
+
+
+def test_no_heading_of_the_csv_runs_in_a_spreadsheet(weights):
+    comparison = spectra.compare(weights, weights)
+    layer = dataclasses.replace(comparison.layers[0], changes={"\x1b=1+1": 0.0})
+    text = comparison_to_csv(dataclasses.replace(comparison, layers=(layer,)))
+    assert "\x1b" not in text
 
 
 def test_alpha_of_a_low_rank_difference_is_no_number(weights, rng):

@@ -1,12 +1,18 @@
 """Every kind of change, on weights made for it."""
 
+import io
+import json
+
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
 import spectra
 from spectra.comparing import Change
 from spectra.comparing.kinds import most_structure_of_noise
+from spectra.reports.comparing_terminal import show_comparison
+from spectra.reports.comparisons import comparison_to_json
 
 SHAPES = {
     "layers.0.attn.q_proj.weight": (96, 80),
@@ -162,7 +168,10 @@ def test_what_could_not_be_compared_is_not_called_identical(base):
     comparison = spectra.compare(broken, {k: w.copy() for k, w in broken.items()}, replicates=0)
     assert comparison["layers.0.attn.q_proj"].change is Change.UNKNOWN
     assert comparison.change is Change.UNKNOWN
-    assert "3 of 4 matched layers are identical. 1 could not be compared" in comparison.verdict
+    assert comparison.verdict == (
+        "3 of 4 matched layers are identical. 1 matched layer could not be compared:"
+        " layers.0.attn.q_proj.weight (non_finite)."
+    )
 
 
 def test_a_broken_layer_in_a_report_is_told_though_weights_are_not_at_hand(base):
@@ -225,8 +234,59 @@ def test_factors_that_rounding_nearly_hides_are_of_low_rank(base, rng):
         assert 0.4 < layer.delta.rank_rest < 1
 
 
-def test_zero_weights_have_no_relative_change():
+def test_a_layer_trained_from_zero_has_changed_though_by_no_relative_size():
     zero = {"a.weight": np.zeros((30, 30)), "b.weight": np.eye(30)}
     comparison = spectra.compare(zero, {name: w + 1.0 for name, w in zero.items()}, replicates=0)
-    assert comparison["a"].change is Change.UNKNOWN
+    assert comparison["a"].change is Change.FINE_TUNED
+    assert np.isnan(comparison["a"].delta.norm)
     assert comparison["b"].delta.rank == 1
+    assert comparison.verdict.endswith("Zero in the base alone: 1 of them.")
+    assert "nan" not in comparison.verdict
+
+
+def test_one_layer_trained_from_zero_beside_identical_ones_is_named(base):
+    name = "layers.1.mlp.up_proj.weight"
+    zero = {**base, name: np.zeros_like(base[name])}
+    comparison = spectra.compare(zero, base, replicates=0)
+    assert comparison.change is Change.FEW_LAYERS
+    assert comparison.verdict == (
+        f"Identical but for 1 of 4 layers: {name}. Zero in the base alone: 1 of them."
+    )
+    assert json.loads(comparison_to_json(comparison))["layers"][3]["delta_norm"] is None
+    console = Console(width=80, file=io.StringIO(), color_system=None)
+    show_comparison(comparison, console, rows=1)
+    assert "layers.1.mlp.up_proj" in console.file.getvalue().split("change\n")[1]
+
+
+def test_a_model_trained_from_zero_has_no_size(base):
+    zero = {name: np.zeros_like(weights) for name, weights in base.items()}
+    comparison = spectra.compare(zero, base, replicates=0)
+    assert comparison.change is Change.FINE_TUNED
+    assert "4 of 4 layers moved (4 trained)" in comparison.verdict
+
+
+def test_a_factor_is_spanned_over_the_rescaled_layers_alone(rng):
+    base = {f"{i}.weight": rng.standard_t(3, (40, 30)) for i in range(11)}
+    other = {name: 2 * weights for name, weights in base.items()}
+    base["0.weight"] = np.zeros((40, 30))
+    comparison = spectra.compare(base, other, replicates=0)
+    assert comparison.change is Change.RESCALED
+    assert "(2)" in comparison.verdict
+
+
+def test_layers_that_are_zero_in_both_are_identical(base):
+    name = "layers.1.mlp.up_proj.weight"
+    zero = {**base, name: np.zeros_like(base[name])}
+    comparison = spectra.compare(zero, {k: w.copy() for k, w in zero.items()}, replicates=0)
+    assert comparison[name].change is Change.IDENTICAL
+    assert comparison.change is Change.IDENTICAL
+
+
+def test_broken_models_name_what_could_not_be_compared(base):
+    names = list(base)
+    broken = {name: np.full_like(weights, np.nan) for name, weights in base.items()}
+    mine = {**base, names[0]: broken[names[0]]}
+    broken[names[1]] = base[names[1]]
+    comparison = spectra.compare(mine, broken, replicates=0)
+    assert comparison.change is Change.NON_FINITE
+    assert comparison.verdict.endswith(f"could not be compared: {names[0]} (non_finite).")
