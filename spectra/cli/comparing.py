@@ -64,6 +64,8 @@ def compare(base: str, other: str, **options: Any) -> None:  # noqa: ANN401 - cl
     with progress_bar(quiet=quiet) as progress:
         result = comparing.compare(base, other, progress=progress, store=store, **options)
     _deliver(result, files, rows=rows, quiet=quiet, err=err)
+    if not result.layers:
+        sys.exit(exits.USAGE)
     if strict and any(side.status != "ok" for x in result.layers for side in (x.base, x.other)):
         sys.exit(exits.LAYERS)
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from spectra.comparing.records import Change, Delta, LayerChange, Overlap
 from spectra.naming import ROLES
-from spectra.records import LayerReport, Status
+from spectra.records import Finding, LayerReport, Status
 
 UNRELATED = 0.15
 """Cosine and overlap (0 random, 1 the same) up to which two matrices have nothing in common."""
@@ -29,6 +29,8 @@ ASIDE = 0.01
 """Largest share of noise that lies along W; training shrinks or grows it."""
 ALIKE = 1.05
 """Largest ``structure`` of noise in large layers; rounding of real ones with huge rows has 1.04."""
+WIDE = 64
+"""Smallest M of a layer in which ‖ΔW‖ beyond `SMALL` may be called noise."""
 KEPT = 0.8
 """Overlap (0 random, 1 the same) from which leading directions count as kept."""
 MOST = 0.9
@@ -66,9 +68,13 @@ def change_of(
     if few and delta.rank_share >= needed:
         return Change.LOW_RANK
     kept = overlap is None or overlap.excess >= KEPT
+    noisy = delta.structure <= most_structure_of_noise(base)
+    # Large noise is told from training only where noise has little room to look like structure.
+    if noisy and delta.norm > SMALL and base.M >= WIDE:
+        return Change.NOISE_LIKE
     small = delta.norm <= SMALL and delta.along_base <= ASIDE
     # Too small to stand out of rounding is not yet noise: fine-tuning in few steps is that small.
-    if small and kept and not delta.structure > most_structure_of_noise(base):
+    if small and kept and noisy:
         return Change.NOISE_LIKE
     return Change.FINE_TUNED
 
@@ -98,7 +104,7 @@ def judge(layers: Sequence[LayerChange]) -> tuple[Change, str]:
         return Change.UNKNOWN, _numbers_alone(layers) + beside
     beside += f" Zero in the base alone: {from_zero} of them." if from_zero else ""
     uncompared = _not_compared([layer for layer in layers if layer.change is Change.UNKNOWN])
-    beside += uncompared
+    beside += uncompared + _like_random(layers)
     n, m = len(layers) - lost, len(layers) - lost - counts.pop(Change.IDENTICAL, 0)
     if not m and lost:
         return Change.UNKNOWN, f"{n} of {len(layers)} matched layers are identical.{beside}"
@@ -124,8 +130,18 @@ def judge(layers: Sequence[LayerChange]) -> tuple[Change, str]:
         return most, text + rest
     if most is Change.NOISE_LIKE and count >= MOST * m and m > n / 2:
         kept = "; leading directions are kept" if any(layer.overlap for layer in changed) else ""
-        text = f"Rounded or quantised: {of} differ by what looks like noise, {size}{kept}."
-        return most, text + rest
+        noise = f"{of} differ by what looks like noise, {size}{kept}."
+        is_large = bool(sizes) and float(np.median(sizes)) > SMALL
+        text = "Noise was added: " if is_large else "Rounded or quantised: "
+        return most, text + noise + rest
+    low_rank = [layer for layer in changed if layer.change is Change.LOW_RANK]
+    if low_rank and counts[Change.LOW_RANK] + counts[Change.NOISE_LIKE] == m:
+        ranks = [layer.delta.rank for layer in low_rank if layer.delta]
+        text = (
+            f"Low rank, as a merged LoRA, in {len(low_rank)} of {n} layers ({_span(ranks)} directions;"
+            f" {_roles(low_rank)}); {m - len(low_rank)} differ as rounding does."
+        )
+        return Change.LOW_RANK, text + rest
     if m <= n / 2:
         names = ", ".join(layer.name for layer in changed[:NAMED])
         more = f" and {m - NAMED} more" if m > NAMED else ""
@@ -154,6 +170,20 @@ _WORDS = {
 
 def _is_from_zero(layer: LayerChange) -> bool:
     return bool(layer.delta and layer.delta.squared_norm > 0 == layer.delta.base_squared_norm)
+
+
+def _like_random(layers: Sequence[LayerChange]) -> str:
+    """Say where one model is noise and the other is not: no change explains that."""
+    named = []
+    for name, sides in (
+        ("BASE", [layer.base for layer in layers]),
+        ("OTHER", [layer.other for layer in layers]),
+    ):
+        fitted = [side for side in sides if side.averaged]
+        noise = sum(Finding.RANDOM_LIKE in side.warnings for side in fitted)
+        if noise > len(fitted) / 2:
+            named.append(f" {noise} of {len(fitted)} layers of {name} are like random weights.")
+    return "".join(named) if len(named) == 1 else ""
 
 
 def _not_compared(layers: Sequence[LayerChange]) -> str:

@@ -113,7 +113,7 @@ def rank(
             if isinstance(error, SelectionError) and error.code != "E_NO_MATCH":
                 raise  # an option names nothing: no model is to blame
             failed.append(error)
-            left_out.append(LeftOut(str(source), str(error)))
+            left_out.append(LeftOut(str(source), str(error).removeprefix(f"{source}: ")))
     if len(reports) < 2 and failed:
         raise CheckpointError(
             "E_TOO_FEW", "rank", f"needs two models, {len(reports)} could be read ({failed[0]})"

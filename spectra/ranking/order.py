@@ -19,7 +19,16 @@ from spectra.metrics import METRICS
 from spectra.ranking import scores as held_against
 from spectra.ranking import statistics
 from spectra.ranking.groups import grouped
-from spectra.ranking.records import Agreement, LeftOut, Mark, Pair, RankedModel, Ranking, Scores
+from spectra.ranking.records import (
+    SET_ASIDE,
+    Agreement,
+    LeftOut,
+    Mark,
+    Pair,
+    RankedModel,
+    Ranking,
+    Scores,
+)
 from spectra.records import Finding, ModelReport, Status, Vector, Verdict
 
 WITH_ORDER = tuple(name for name, metric in METRICS.items() if metric.better)
@@ -31,6 +40,7 @@ FEW_LAYERS = 8
 OVER_TRAINED_SHARE = 0.1
 FAILED_SHARE = 0.1
 FITTED_OR_SMALL = (Status.OK, Status.TOO_FEW_EIGENVALUES, Status.DEGENERATE)
+DIGITS = 9  # decimals; what differs beyond them is rounding, and a tie
 SMALLEST_GROUP = 3  # models, for an order within it to say something
 
 
@@ -107,7 +117,10 @@ def rank_reports(
     if len(entries) < 2:
         raise SelectionError("E_TOO_FEW", "rank", f"{sparse[0].source}: {sparse[0].reason}")
     groups = {entry.group for entry in entries}
-    metric, why = (by, "asked for") if by != "auto" else _choice(len(entries), groups)
+    metric, why = _choice(len(entries), groups)
+    if by != "auto":
+        told = "" if by == metric else f"; {metric} would be chosen, since {why}"
+        metric, why = by, f"asked for{told}"
     check_metric(metric, str(entries[0].report.options["estimator"]))
     names = [metric, *(m for m in WITH_ORDER if m != metric)] if known else [metric]
     drawn = {name: _drawn(entries, name, seed=seed) for name in names}
@@ -219,7 +232,11 @@ def _drawn(entries: Sequence[_Entry], metric: str, *, seed: int) -> Vector:
         named = ";".join(sorted(entries[i].name for i in members))
         rng = np.random.default_rng([seed, zlib.crc32(named.encode("utf-8", "replace"))])
         drawn[:, members] = statistics.replicates(table, metric, rng, spread=statistics.SEEDS)
-    return drawn
+    return np.asarray(np.round(drawn, DIGITS))
+
+
+def _typical(entry: _Entry, metric: str) -> float:
+    return round(float(statistics.typical(entry.values[metric])), DIGITS)
 
 
 def _resampled_together(entries: Sequence[_Entry]) -> list[list[int]]:
@@ -233,11 +250,11 @@ def _resampled_together(entries: Sequence[_Entry]) -> list[list[int]]:
 def _models(
     entries: Sequence[_Entry], metric: str, drawn: Vector
 ) -> tuple[tuple[RankedModel, ...], list[int]]:
-    """Order the models: best first, over-trained ones after all others."""
+    """Order the models: best first, those set aside after all others."""
     usual = Counter(_format_of(entry.report) for entry in entries).most_common(1)[0][0]
     marks = [_marks(entry, usual) for entry in entries]
-    values = [float(statistics.typical(entry.values[metric])) for entry in entries]
-    last = np.array([Mark.OVER_TRAINED in mark for mark in marks])
+    values = [_typical(entry, metric) for entry in entries]
+    last = np.array([bool(SET_ASIDE & set(mark)) for mark in marks])
     order = sorted(range(len(entries)), key=lambda i: (last[i], values[i], entries[i].name))
     ranks = _places(np.array([values]), last)[0]
     intervals = _rank_intervals(drawn, ranks, last)
@@ -279,7 +296,7 @@ def _rank_intervals(drawn: Vector, ranks: Vector, last: np.ndarray) -> list[tupl
 
 
 def _places(values: Vector, last: np.ndarray) -> Vector:
-    """Rank each row's models from 1, lowest first, over-trained ones after all others; ties share.
+    """Rank each row's models from 1, lowest first, those set aside after all others; ties share.
 
     Parameters
     ----------
@@ -301,6 +318,7 @@ def _marks(entry: _Entry, usual: str) -> tuple[Mark, ...]:
     noise = sum(Finding.RANDOM_LIKE in layer.warnings for layer in layers)
     failed = sum(layer.status not in FITTED_OR_SMALL for layer in entry.report.layers)
     checks = {
+        Mark.BROKEN: any(layer.status is Status.NON_FINITE for layer in entry.report.layers),
         Mark.OVER_TRAINED: over >= max(2, OVER_TRAINED_SHARE * len(layers)) or over == len(layers),
         Mark.MOSTLY_RANDOM_LIKE: noise > len(layers) / 2,
         Mark.FEW_LAYERS: next(iter(entry.values.values())).size < FEW_LAYERS,
@@ -317,9 +335,12 @@ def _pairs(
     pairs = []
     for i, a in enumerate(models):
         for j, b in enumerate(models[i + 1 :], start=i + 1):
-            marked = [Mark.OVER_TRAINED in model.warnings for model in (a, b)]
             # Where the mark decides, the metric's own word would contradict the order.
-            p = math.nan if marked[0] != marked[1] else statistics.p_lower(drawn[:, i], drawn[:, j])
+            p = (
+                math.nan
+                if a.is_set_aside != b.is_set_aside
+                else statistics.p_lower(drawn[:, i], drawn[:, j])
+            )
             paired = a.group == b.group and entries[i].paired and entries[j].paired
             pairs.append(Pair(a.name, b.name, p, paired))
     return tuple(pairs)
@@ -334,7 +355,7 @@ def _scores(
     """Hold every metric's order against known scores, over all models and within groups."""
     label, table = known
     models = {entry.name: _called(entry) for entry in entries}
-    found = held_against.matched(table, models, "scores")
+    found = held_against.matched(table, models, f"scores ({label})")
     told = held_against.is_higher_better(label) if higher_is_better is None else higher_is_better
     higher_is_better = told is not False
     values = {name: table[entry][0] for name, entry in found.items()}
@@ -348,7 +369,7 @@ def _scores(
     parts = [members for members in parts if SMALLEST_GROUP <= len(members) < len(entries)]
     agreements: list[Agreement] = []
     for metric, replicates in drawn.items():
-        typical = np.array([statistics.typical(entry.values[metric]) for entry in entries])
+        typical = np.array([_typical(entry, metric) for entry in entries])
         # Of every metric with an order, lower is better.
         held = partial(_held, metric, -typical, -replicates, quality)
         agreements.append(held(range(len(entries)), held_against.POOLED))

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 class Mark(StrEnum):
     """Why a model's place in a ranking is to be doubted."""
 
+    BROKEN = "broken"
     OVER_TRAINED = "over_trained"
     MOSTLY_RANDOM_LIKE = "mostly_random_like"
     FEW_LAYERS = "few_layers"
@@ -23,13 +24,17 @@ class Mark(StrEnum):
 
 
 MARK_TEXT: Mapping[Mark, str] = {
+    Mark.BROKEN: "layers hold NaN or infinite weights; placed after the others",
     Mark.OVER_TRAINED: "layers lie below alpha 2, where lower is not better; placed after the others",
-    Mark.MOSTLY_RANDOM_LIKE: "most layers have the spectrum of random weights",
+    Mark.MOSTLY_RANDOM_LIKE: "most layers are like random weights; placed after the others",
     Mark.FEW_LAYERS: "fewer than 8 layers to compare: intervals are wide",
     Mark.MIXED_FORMATS: "dequantised from other formats than its rivals, which moves its exponents",
     Mark.LAYERS_FAILED: "a tenth or more of its layers have no numbers",
     Mark.INCOMPLETE: "files of it are missing, or its analysis was interrupted",
 }
+
+SET_ASIDE = frozenset({Mark.BROKEN, Mark.OVER_TRAINED, Mark.MOSTLY_RANDOM_LIKE})
+"""Marks of models that are placed after all others and never called best, whatever the metric says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,13 +77,18 @@ class RankedModel:
     summary: Mapping[str, Value] = field(repr=False)
     warnings: tuple[Mark, ...] = ()
 
+    @property
+    def is_set_aside(self) -> bool:
+        """Whether a mark places it after the others."""
+        return bool(SET_ASIDE & set(self.warnings))
+
 
 @dataclass(frozen=True, slots=True)
 class Pair:
     """How probable it is that model `a` is better than `b`; `paired` if compared layer by layer.
 
-    NaN where one layer cannot tell, and where one of the two alone is over-trained: it comes after the
-    other whatever the metric says.
+    NaN where one layer cannot tell, and where one of the two alone is set aside by a mark: it comes
+    after the other whatever the metric says.
     """
 
     a: str
@@ -155,9 +165,9 @@ class Ranking:
 
     @property
     def best(self) -> RankedModel | None:
-        """The first model, unless it is over-trained."""
+        """The first model, unless it is set aside: broken, over-trained, or like random weights."""
         first = self.models[0]
-        return None if Mark.OVER_TRAINED in first.warnings else first
+        return None if first.is_set_aside else first
 
     def p_better(self, a: str, b: str) -> float:
         """Return how probable it is that model `a` is better than model `b`, by their names."""

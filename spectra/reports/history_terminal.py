@@ -139,7 +139,7 @@ def _legend(history: History) -> str:
         "alpha, KS, log_norm: mean of the middle half of the layers",
         "95 %: as the layers are resampled",
         "bar: alpha between its least and its most",
-        "<2: layers below alpha 2, over-trained",
+        "<2: layers judged below alpha 2, over-trained",
         "noise: layers like random weights",
     ]
     if any(point.n_traps is not None for point in history.checkpoints):

@@ -114,7 +114,7 @@ def _no_signs(history: History) -> str:
 
 
 def _what(kind: SignKind, signs: Sequence[Sign]) -> str:
-    if kind is SignKind.OVER_TRAINED_RISING:
+    if kind in (SignKind.OVER_TRAINED_RISING, SignKind.RANDOM_LIKE_RISING):
         return f"{SIGN_TEXT[kind]}: {signs[0].value:.0%} at the end{_chance(signs[0].p_value)}"
     return f"{len(signs)} {'layer' if len(signs) == 1 else 'layers'}: {SIGN_TEXT[kind]}"
 

@@ -11,6 +11,7 @@ SURE = 0.95
 NAMED = 3
 CODES: Mapping[Mark, str] = MappingProxyType(
     {
+        Mark.BROKEN: "broken",
         Mark.OVER_TRAINED: "over",
         Mark.MOSTLY_RANDOM_LIKE: "noise",
         Mark.FEW_LAYERS: "few",
@@ -32,21 +33,20 @@ def verdict(ranking: Ranking, spell: Callable[[str], str]) -> str:
     p = ranking.p_better(first.name, second.name)
     if ranking.best is None:
         return (
-            "No model is called best: all have layers below alpha 2 (over-trained), where lower is"
-            f" not better. The lowest {ranking.metric} has {names[first.name]}."
+            "No model is called best: all are over-trained, broken or like random weights (see the"
+            f" notes). The lowest {ranking.metric} has {names[first.name]}."
         )
-    if Mark.OVER_TRAINED in second.warnings:
+    if second.is_set_aside:
         return (
-            f"Best: {names[first.name]}; the others have layers below alpha 2 (over-trained), where"
-            " lower is not better."
+            f"Best: {names[first.name]}; the others are over-trained, broken or like random weights"
+            " (see the notes)."
         )
     if math.isnan(p):
         return f"First: {names[first.name]}; one layer cannot tell how sure that is."
     rivals = [
         names[model.name]
         for model in ranking.models[1:]
-        if ranking.p_better(first.name, model.name) < SURE
-        and Mark.OVER_TRAINED not in model.warnings
+        if ranking.p_better(first.name, model.name) < SURE and not model.is_set_aside
     ]
     if not rivals:
         return f"Best: {names[first.name]} (probability {probability(p)} against the second)."
@@ -54,6 +54,23 @@ def verdict(ranking: Ranking, spell: Callable[[str], str]) -> str:
     return (
         f"First: {names[first.name]}. Not told from it (probability below {SURE}):"
         f" {', '.join(rivals[:NAMED])}{more}."
+    )
+
+
+def judged_share(ranking: Ranking) -> str:
+    """Say how many of the alphas can be believed one by one, if that is less than half of a model's."""
+    shares = [
+        (model.summary["n_averaged"] - model.summary["n_not_judged"], model.summary["n_averaged"])
+        for model in ranking.models
+        if "n_not_judged" in model.summary
+    ]
+    if not shares or all(2 * judged >= n for judged, n in shares):
+        return ""
+    (low, of), (high, most) = min(shares), max(shares)
+    span = f"{low} of {of}" if (low, of) == (high, most) else f"{low} of {of} to {high} of {most}"
+    return (
+        f"Only {span} layers have an alpha that can be judged by itself; the others rest on poor fits"
+        " or short tails, so the order is of averages of doubtful numbers."
     )
 
 

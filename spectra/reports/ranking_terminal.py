@@ -8,7 +8,7 @@ from rich.text import Text
 from spectra.errors import printable
 from spectra.ranking import Ranking
 from spectra.reports import ranking_cells
-from spectra.reports.names import shorten_middle
+from spectra.reports.names import shorten_middle, told_apart
 from spectra.reports.terminal import add_row, new_table, shorten
 
 NAME_WIDTH = 36
@@ -22,8 +22,12 @@ def show_ranking(ranking: Ranking, console: Console) -> None:
     console.print(_models(ranking, console.width))
     console.print(Text(f"  {' · '.join(ranking_cells.legend(ranking))}", style="dim"))
     console.print()
-    said = ranking_cells.verdict(ranking, lambda name: fit_name(name, NAME_WIDTH))
+    spelled = _spelled(ranking, NAME_WIDTH)
+    said = ranking_cells.verdict(ranking, lambda name: spelled[name])
     console.print(Text(said), highlight=False)
+    doubt = ranking_cells.judged_share(ranking)
+    if doubt:
+        console.print(Text(doubt, style="dim"))
     for item in ranking.left_out:
         line = f"not ranked: {item.source}: {item.reason}"
         console.print(Text(printable(line), style="yellow"))
@@ -42,9 +46,17 @@ def _models(ranking: Ranking, width: int) -> Table:
         if column[0] != "model"
     )
     room = max(MIN_NAME_WIDTH, width - used - 1)
+    spelled = _spelled(ranking, room)
     for place, name, *numbers in rows:
-        add_row(table, place, fit_name(name, room), *numbers)
+        add_row(table, place, spelled[name], *numbers)
     return table
+
+
+def _spelled(ranking: Ranking, width: int) -> dict[str, str]:
+    """Return names that fit and stay apart; ones of wide letters are cut again."""
+    whole = [model.name for model in ranking.models]
+    short = [fit_name(name, width) for name in told_apart(whole, width)]
+    return dict(zip(whole, short, strict=True))
 
 
 def fit_name(name: str, width: int) -> str:

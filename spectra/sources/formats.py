@@ -230,6 +230,13 @@ def open_file(path: Path) -> Source:
         raise refused
     text = b"" if FORMATS[0].is_it(file) else head.lstrip().lower()
     if text.startswith((b"<", b"{", b"[")):
+        if b'"spectra_version"' in head:
+            raise CheckpointError(
+                "E_NOT_A_CHECKPOINT",
+                str(path),
+                "is a report of spectra, not weights",
+                "give it to rank, compare, history or --baseline; --spectra keeps what analyze reads",
+            )
         what = "a web page" if text.startswith(b"<") else "a JSON text"
         raise CheckpointError(
             "E_NOT_A_CHECKPOINT", str(path), f"is {what}, not weights", "download the file again"

@@ -16,6 +16,7 @@ class SignKind(StrEnum):
     RANK_COLLAPSE = "rank_collapse"
     LEFT_BAND = "left_band"
     OVER_TRAINED_RISING = "over_trained_rising"
+    RANDOM_LIKE_RISING = "random_like_rising"
     CORRELATION_TRAP = "correlation_trap"
 
 
@@ -24,6 +25,7 @@ SIGN_TEXT: Mapping[SignKind, str] = {
     SignKind.RANK_COLLAPSE: "a tenth or more of the eigenvalues have become zero",
     SignKind.LEFT_BAND: "alpha and all of its 95 % interval have fallen below 2",
     SignKind.OVER_TRAINED_RISING: "more layers are below alpha 2 than at the start",
+    SignKind.RANDOM_LIKE_RISING: "more layers are like random weights than there were",
     SignKind.CORRELATION_TRAP: "an eigenvalue that survives shuffling has appeared",
 }
 

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
+import numpy.typing as npt
 from scipy import stats
 
 from spectra import conventions
@@ -12,6 +13,10 @@ from spectra.trajectories.records import Sign, SignKind
 from spectra.verdicts import COLLAPSED, OVER_TRAINED
 
 Seen = Callable[[LayerReport], bool]
+
+
+LEVEL = 0.05
+Bools = npt.NDArray[np.bool_]
 
 
 def signs_of(steps: Sequence[int], reports: Sequence[ModelReport]) -> tuple[Sign, ...]:
@@ -122,37 +127,46 @@ def _p(row: LayerReport) -> float:
 
 
 def _rising(steps: Sequence[int], reports: Sequence[ModelReport]) -> Iterator[Sign]:
-    """Tell whether more layers are over-trained at the end than at the first checkpoint.
+    """Tell whether more layers are over-trained than at the first checkpoint, or random-like than before.
 
-    The same layers are compared: if nothing drove them, as many would cross 2 upwards as downwards
-    (the exact sign test of McNemar, one-sided). The sign starts where the share passes that of the
-    first checkpoint for good.
+    The same layers are compared: if nothing drove them, as many would cross over upwards as downwards
+    (the exact sign test of McNemar, one-sided). The sign starts where the share passes the earlier one
+    for good. Fewer and fewer layers are like random weights in a run that learns, so for those the
+    earlier one is the least, and chance must be ruled out.
     """
     able = [i for i, report in enumerate(reports) if any(x.averaged for x in report.layers)]
     if len(able) < 2:
         return
-    known = np.array([[x.averaged for x in reports[i].layers] for i in able])
-    below = np.array([[x.verdict is Verdict.OVER_TRAINED for x in reports[i].layers] for i in able])
-    below &= known  # embeddings and heads have a verdict too, and are in no share
-    shares = below.sum(axis=1) / known.sum(axis=1)
-    later = len(able)
-    while shares[later - 1] > shares[0]:
+    rows = [reports[i].layers for i in able]
+    known = np.array([[x.averaged for x in layers] for layers in rows])
+    sunk = np.array([[x.verdict is Verdict.OVER_TRAINED for x in layers] for layers in rows])
+    noise = np.array([[Finding.RANDOM_LIKE in x.warnings for x in layers] for layers in rows])
+    places = [steps[i] for i in able]
+    yield from _share_rising(SignKind.OVER_TRAINED_RISING, places, sunk & known, known, start=0)
+    least = int(np.argmin((noise & known).sum(axis=1) / known.sum(axis=1)))
+    for sign in _share_rising(
+        SignKind.RANDOM_LIKE_RISING, places, noise & known, known, start=least
+    ):
+        if sign.p_value <= LEVEL:
+            yield sign
+
+
+def _share_rising(
+    kind: SignKind, places: Sequence[int], met: Bools, known: Bools, *, start: int
+) -> Iterator[Sign]:
+    shares = met.sum(axis=1) / known.sum(axis=1)
+    later = len(places)
+    while later - 1 > start and shares[later - 1] > shares[start]:
         later -= 1
-    if later == len(able):
+    if later == len(places):
         return
-    both = known[0] & known[-1]
-    down = int((both & ~below[0] & below[-1]).sum())
-    up = int((both & below[0] & ~below[-1]).sum())
+    both = known[start] & known[-1]
+    gained = int((both & ~met[start] & met[-1]).sum())
+    lost = int((both & met[start] & ~met[-1]).sum())
+    moved = gained + lost
     chance = (
-        float(stats.binomtest(down, down + up, 0.5, alternative="greater").pvalue)
-        if (down + up)
+        float(stats.binomtest(gained, moved, 0.5, alternative="greater").pvalue)
+        if moved
         else math.nan
     )
-    yield Sign(
-        SignKind.OVER_TRAINED_RISING,
-        "",
-        steps[able[later]],
-        len(able) - later,
-        float(shares[-1]),
-        chance,
-    )
+    yield Sign(kind, "", places[later], len(places) - later, float(shares[-1]), chance)

@@ -89,7 +89,7 @@ def _numbers(report: ModelReport, numbers: Sequence[Headline], *, banded: bool) 
             TERMS[found.name].title,
             headline_text(found.name, found.value),
             _spread(found),
-            " ".join([*(_reading(found) if banded else []), TERMS[found.name].meaning]),
+            " ".join([*(_reading(found, report) if banded else []), TERMS[found.name].meaning]),
         )
         for found in numbers
     ]
@@ -104,10 +104,13 @@ def _numbers(report: ModelReport, numbers: Sequence[Headline], *, banded: bool) 
     )
 
 
-def _reading(found: Headline) -> list[str]:
-    """Say where an alpha stands against the band from 2 to 6."""
+def _reading(found: Headline, report: ModelReport) -> list[str]:
+    """Say where an alpha stands against the band from 2 to 6, if most of its layers are judged."""
     if not found.name.startswith("alpha") or found.name == "alpha_hat" or math.isnan(found.value):
         return []
+    averaged = [layer for layer in report.layers if layer.averaged]
+    if 2 * sum(layer.verdict in JUDGED for layer in averaged) < len(averaged):
+        return [HARDLY]
     below, inside, above = READINGS
     if found.value < OVER_TRAINED:
         return [below]

@@ -21,7 +21,7 @@ TERMS: Mapping[str, Term] = MappingProxyType(
         "alpha": Term(
             "Mean alpha",
             "How fast the largest eigenvalues of a layer thin out. Well-trained layers lie between 2"
-            " and 6, and lower is better down to 2; random weights give 8 to 15.",
+            " and 6, and lower is better down to 2; random weights mostly give more than 6.",
             "Few eigenvalues (below 50) push it up, and a poor fit (KS above 0.1) makes it mean"
             " little. Compare it within one architecture only. The mean also counts layers whose"
             " alpha is not judged.",
@@ -155,6 +155,8 @@ READINGS = (
     "Above what well-trained layers have.",
 )
 """Of a mean or median alpha: below 2, from 2 to 6, above 6."""
+HARDLY = "Most of these layers are not judged or like random weights, so this number says little."
+"""Of a mean or median of alphas that mostly cannot be believed."""
 NO_SPECTRA = (
     "This page was made from a saved report, which holds the numbers but not the eigenvalues, so no"
     " spectrum can be drawn. The command below draws them from the weights."

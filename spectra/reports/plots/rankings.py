@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from spectra.errors import printable
-from spectra.ranking import Mark, Ranking
+from spectra.ranking import Ranking
 from spectra.reports.plots.style import (
     BLUE,
     GREEN,
@@ -48,7 +48,7 @@ def plot_ranking(ranking: Ranking, ax: Axes | None = None) -> Axes:
     rows = np.arange(len(models))[::-1]
     middle = _middle([model.value for model in models])
     for row, model in zip(rows, models, strict=True):
-        filled = Mark.OVER_TRAINED not in model.warnings
+        filled = not model.is_set_aside
         if math.isfinite(model.value_low) and math.isfinite(model.value_high):
             ax.plot([model.value_low, model.value_high], [row, row], color=GREY, linewidth=1.5)
         ax.plot(model.value, row, "o", color=BLUE, markerfacecolor=BLUE if filled else "white")

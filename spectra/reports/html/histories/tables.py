@@ -114,7 +114,11 @@ def _sign_row(sign: Sign) -> pieces.Row:
 
 
 def _seen(kind: SignKind, value: Value) -> str:
-    if kind in (SignKind.RANK_COLLAPSE, SignKind.OVER_TRAINED_RISING):
+    if kind in (
+        SignKind.RANK_COLLAPSE,
+        SignKind.OVER_TRAINED_RISING,
+        SignKind.RANDOM_LIKE_RISING,
+    ):
         return percent(value)
     return number(value, 0 if kind is SignKind.CORRELATION_TRAP else 2)
 

@@ -24,6 +24,7 @@ SIGN_NAMES: Mapping[SignKind, str] = MappingProxyType(
         SignKind.RANK_COLLAPSE: "○ rank collapse",
         SignKind.LEFT_BAND: "▼ fell below 2",
         SignKind.OVER_TRAINED_RISING: "▼ more layers below 2",
+        SignKind.RANDOM_LIKE_RISING: "≈ more layers like random",
         SignKind.CORRELATION_TRAP: "◆ correlation trap",
     }
 )

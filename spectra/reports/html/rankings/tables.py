@@ -3,7 +3,7 @@
 import math
 from collections import Counter
 
-from spectra.ranking import MARK_TEXT, Agreement, Mark, RankedModel, Ranking
+from spectra.ranking import MARK_TEXT, Agreement, RankedModel, Ranking
 from spectra.reports.html import pieces
 from spectra.reports.html.marks import swatch
 from spectra.reports.html.markup import Child, Markup, count, number, tag
@@ -147,7 +147,7 @@ def _beats(ranking: Ranking, a: RankedModel, b: RankedModel) -> str:
 
     The over-trained one comes after the other whatever its value is, since lower is not better there.
     """
-    if (Mark.OVER_TRAINED in a.warnings) != (Mark.OVER_TRAINED in b.warnings):
+    if a.is_set_aside != b.is_set_aside:
         return "–"
     return probability(ranking.p_better(a.name, b.name))
 

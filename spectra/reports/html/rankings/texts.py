@@ -30,6 +30,7 @@ CERTAINTY = (
 )
 MARKS: Mapping[Mark, tuple[str, str]] = MappingProxyType(
     {
+        Mark.BROKEN: ("×", "broken"),
         Mark.OVER_TRAINED: ("▼", "over-trained"),
         Mark.MOSTLY_RANDOM_LIKE: ("≈", "mostly like random"),
         Mark.FEW_LAYERS: ("○", "few layers"),
