@@ -17,6 +17,7 @@ def history_to_dict(history: History) -> Row:
         "spectra_version": spectra.__version__,
         "address": history.address,
         "unit": history.unit,
+        "choice": history.choice,
         "options": {
             key: list(value) if isinstance(value, tuple) else value
             for key, value in history.options.items()

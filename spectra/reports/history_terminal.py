@@ -44,6 +44,8 @@ def show_history(history: History, console: Console, *, rows: int = MAX_ROWS) ->
     if hidden:
         console.print(Text(f"  … {hidden} more between; --rows 0 shows all", style="dim"))
     console.print(Text(f"  {_legend(history)}", style="dim"))
+    if history.choice:
+        console.print(Text(f"  {printable(f'ordered by {history.choice}')}", style="dim"))
     console.print()
     for words in (*change_lines(history), *sign_lines(history, _named)):
         console.print(Text(printable(words)), highlight=False)

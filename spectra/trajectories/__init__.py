@@ -56,7 +56,7 @@ def history(
     run : path or sequence
         A folder whose entries are the checkpoints (files, folders, saved reports), or the checkpoints
         themselves: whatever `analyze` takes, saved reports (``.json``), or records of reports. The
-        number that varies among the names is the step. Given ones without such a number keep their
+        number that varies among the names is the step; dates give the order alone. Given ones without such a number keep their
         order and count from 0.
     seed : int, default: 0
         Seed of the analyses, of the resampling of layers and of the permutations.
@@ -96,13 +96,13 @@ def history(
     skipped: list[LeftOut] = []
     if isinstance(run, str | Path) and Path(run).is_dir():
         address = str(run)
-        found, unit, skipped = checkpoints.find(Path(run))
+        found, unit, choice, skipped = checkpoints.find(Path(run))
         sources: list[Any] = [str(item.source) for item in found]
         names, places = [item.name for item in found], [item.step for item in found]
     else:
         sources = list(run) if _is_several(run) else [run]
         address = str(run) if isinstance(run, str | Path) else f"{len(sources)} checkpoints"
-        sources, names, places, unit = _given(sources)
+        sources, names, places, unit, choice = _given(sources)
     steps: list[Step] = []
     left_out: list[LeftOut] = []
     failed: list[CheckpointError | SelectionError | WeightError] = []
@@ -131,6 +131,7 @@ def history(
         steps,
         address=address,
         unit=unit,
+        choice=choice,
         skipped=skipped,
         left_out=left_out,
         seed=seed,
@@ -145,18 +146,18 @@ def _is_several(run: Any) -> bool:  # noqa: ANN401
     return isinstance(run, Sequence) and not isinstance(run, str)
 
 
-def _given(sources: list[Any]) -> tuple[list[Any], list[str], list[int], str]:
+def _given(sources: list[Any]) -> tuple[list[Any], list[str], list[int], str, str]:
     """Name the checkpoints that were handed over and put them in order, if their names tell one."""
     if not sources:
         raise SelectionError("E_TOO_FEW", "history", "needs a checkpoint, got none")
     addresses = [_address(source) for source in sources]
     names = distinct_names([where or f"number {i}" for i, where in enumerate(addresses)])
-    steps, unit = checkpoints.steps_of(names if all(addresses) else [])
+    steps, unit, choice = checkpoints.steps_of(names if all(addresses) else [])
     known = [step for step in steps if step is not None]
     if len(set(known)) < len(sources):
-        return sources, names, list(range(len(sources))), checkpoints.POSITION
+        return sources, names, list(range(len(sources))), checkpoints.POSITION, ""
     order = sorted(range(len(sources)), key=lambda i: known[i])
-    return [sources[i] for i in order], [names[i] for i in order], sorted(known), unit
+    return [sources[i] for i in order], [names[i] for i in order], sorted(known), unit, choice
 
 
 def _address(source: Any) -> str:  # noqa: ANN401

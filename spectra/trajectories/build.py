@@ -45,6 +45,7 @@ def history_of(
     *,
     address: str,
     unit: str,
+    choice: str = "",
     skipped: Sequence[LeftOut] = (),
     left_out: Sequence[LeftOut] = (),
     seed: int = 0,
@@ -57,7 +58,7 @@ def history_of(
     given : sequence of Step
         At least one, steps rising. The architecture and rules that most of them share (of equally
         many, the earliest) make the history; the others are left out.
-    address, unit, skipped, left_out, complete
+    address, unit, choice, skipped, left_out, complete
         As in the record.
     seed : int, default: 0
         Of the resampling of layers and the permutations.
@@ -70,6 +71,7 @@ def history_of(
     return History(
         address=address,
         unit=unit,
+        choice=choice,
         checkpoints=_points(steps, trajectories, _intervals(reports, compared, seed)),
         layers=tuple(reports[0].layers[i].name for i in compared),
         trajectories=trajectories,

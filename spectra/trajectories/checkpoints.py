@@ -25,6 +25,12 @@ BESIDE = re.compile(
     r"|trainer_state)([^a-z]|$)",
     re.IGNORECASE,
 )
+# A day, with its time of day where that cannot be a count: 2024-01-05, 20240105T120000.
+DATE = re.compile(
+    r"(?<!\d)(?:19|20)\d\d([-_.]?)(?:0[1-9]|1[0-2])\1(?:0[1-9]|[12]\d|3[01])"
+    r"(?:[-_T ](?:[01]\d|2[0-3])([-_:.])[0-5]\d\2[0-5]\d|T?(?:[01]\d|2[0-3])(?:[0-5]\d){2})?(?!\d)"
+)
+TO_THE_SECOND = 14  # digits of a date with its time
 NUMBER = re.compile(r"(\d+(?:\.\d+)?)([kKmMbB](?![A-Za-z]))?")
 WORD = re.compile(r"[A-Za-z]+$")
 UNITS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}
@@ -38,9 +44,11 @@ STEP_WORDS = (
 RESULTS = re.compile(
     r".*(?:loss|acc|accuracy|err|error|ppl|perplexity|bleu|auc|map|score|wer|cer|lr|val|top|seed)"
 )
+CHECKPOINT = 1  # the likelihood of a word that says that there is a checkpoint, not what is counted
 COUNTS = ("step", "epoch", "token", "step")  # what each of them counts
 
 Key: TypeAlias = tuple[str, int]
+DATED = "(date)"  # in place of the word before a number; no word has brackets
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +60,7 @@ class Found:
     step: int
 
 
-def find(folder: Path) -> tuple[list[Found], str, list[LeftOut]]:
+def find(folder: Path) -> tuple[list[Found], str, str, list[LeftOut]]:
     """List the checkpoints of a run in a folder, in order.
 
     Parameters
@@ -67,6 +75,8 @@ def find(folder: Path) -> tuple[list[Found], str, list[LeftOut]]:
         By step.
     unit : str
         The word before the number that varies; ``position`` if there is none.
+    choice : str
+        As `steps_of` says it.
     skipped : list of LeftOut
         What is no checkpoint, or is one a second time.
 
@@ -91,15 +101,15 @@ def find(folder: Path) -> tuple[list[Found], str, list[LeftOut]]:
             candidates.append(path)
     if not candidates:
         if any(folders.SHARD.fullmatch(path.stem) for path in entries):
-            return [Found(folder, folder.resolve().name, 0)], POSITION, []
+            return [Found(folder, folder.resolve().name, 0)], POSITION, "", []
         raise CheckpointError(
             "E_NO_CHECKPOINTS",
             str(folder),
             "holds no checkpoints",
             f"expected folders, saved reports, or files of {', '.join(ENDINGS)}",
         )
-    found, unit, again = _in_order(candidates)
-    return found, unit, [*skipped, *again]
+    found, unit, choice, again = _in_order(candidates)
+    return found, unit, choice, [*skipped, *again]
 
 
 def _why_not(path: Path, indexes: set[str]) -> str:
@@ -146,11 +156,11 @@ def _is_model_report(path: Path) -> bool:
         return False
 
 
-def _in_order(paths: Sequence[Path]) -> tuple[list[Found], str, list[LeftOut]]:
+def _in_order(paths: Sequence[Path]) -> tuple[list[Found], str, str, list[LeftOut]]:
     """Give every path its step; leave out those without one and those that come twice."""
     names = [stem_of(path) for path in paths]
-    steps, unit = steps_of(names)
-    if unit == POSITION:
+    steps, unit, choice = steps_of(names)
+    if all(step is None for step in steps):
         places: dict[str, int] = {}
         steps = [places.setdefault(name, len(places)) for name in names]  # once in every format
     order = sorted(
@@ -162,13 +172,15 @@ def _in_order(paths: Sequence[Path]) -> tuple[list[Found], str, list[LeftOut]]:
     for i in order:
         step = steps[i]
         if step is None:
-            again.append(LeftOut(paths[i].name, f"no {unit} in its name"))
+            again.append(
+                LeftOut(paths[i].name, f"no {'number' if unit == POSITION else unit} in its name")
+            )
         elif step in holders:
             again.append(LeftOut(paths[i].name, f"{unit} {step} a second time: {holders[step]}"))
         else:
             holders[step] = paths[i].name
             found.append(Found(paths[i], names[i], step))
-    return found, unit, again
+    return found, unit, choice, again
 
 
 def _preference(path: Path) -> int:
@@ -196,17 +208,27 @@ def stem_of(path: Path) -> str:
 def numbers_in(name: str) -> dict[Key, int]:
     """Return the whole numbers in a name by the word before each, and how often that word came before.
 
+    A date is one number, to the second, unless a word such as step or epoch says what it counts.
+
     Examples
     --------
     >>> numbers_in("epoch=3-step=1.5k-val_loss=0.31")
     {('epoch', 0): 3, ('step', 0): 1500}
+    >>> numbers_in("run-2024-01-05-2")
+    {('(date)', 0): 20240105000000, ('', 0): 2}
     """
     found: dict[Key, int] = {}
     seen: Counter[str] = Counter()
     end = 0
-    for match in NUMBER.finditer(name):
+    while match := NUMBER.search(name, end):
         word = WORD.search(name[end : match.start()].rstrip(" _-=.:/"))
         label = word.group().lower() if word else ""
+        date = DATE.match(name, match.start())
+        if date and _likelihood(label) <= CHECKPOINT:
+            found[(DATED, seen[DATED])] = _second(date.group())
+            seen[DATED] += 1
+            end = date.end()
+            continue
         end = match.end()
         key = (label, seen[label])
         seen[label] += 1
@@ -218,25 +240,35 @@ def numbers_in(name: str) -> dict[Key, int]:
     return found
 
 
-def steps_of(names: Sequence[str]) -> tuple[list[int | None], str]:
+def _second(date: str) -> int:
+    return int(re.sub(r"\D", "", date).ljust(TO_THE_SECOND, "0"))
+
+
+def steps_of(names: Sequence[str]) -> tuple[list[int | None], str, str]:
     """Find the number that varies among names, and what it counts.
 
     Of all numbers the one that takes most values is the step; among equals, the one after a word such
-    as step or epoch; never a loss or another result.
+    as step or epoch; never a loss or another result. If no such word is before it, it is compared
+    together with all others that have none, from the left. Those, and dates, give an order and no
+    distances: the steps are places in it.
 
     Returns
     -------
     steps : list of int or None
         None for names without that number.
     unit : str
-        ``position`` where no number varies, and all steps are None.
+        ``position`` where the steps are places, or no number varies and all steps are None.
+    choice : str
+        Which numbers were taken and which were not, as they are in one name; empty where one varies.
 
     Examples
     --------
     >>> steps_of(["RFB-Epoch-0-Loss-6.5", "RFB-Epoch-20-Loss-3.7", "last"])
-    ([0, 20, None], 'epoch')
+    ([0, 20, None], 'epoch', '')
     >>> steps_of(["best", "last"])
-    ([None, None], 'position')
+    ([None, None], 'position', '')
+    >>> steps_of(["net-2-100", "net-1-500"])
+    ([1, 0], 'position', 'net 2, then 100, as in net-2-100')
     """
     numbers = [numbers_in(name) for name in names]
     values: dict[Key, set[int]] = {}
@@ -252,11 +284,43 @@ def steps_of(names: Sequence[str]) -> tuple[list[int | None], str]:
         and (_likelihood(key[0]) or (len(taken) > 1 and counts[key] > len(names) / 2))
     ]
     if not keys:
-        return [None] * len(names), POSITION
+        return [None] * len(names), POSITION, ""
     best = max(keys, key=lambda key: (len(values[key]), _likelihood(key[0]), -key[1]))
+    with_it = [i for i, found in enumerate(numbers) if best in found]
+    first = with_it[0]
+    varying = [key for key in numbers[first] if key in keys and len(values[key]) > 1]
     likelihood = _likelihood(best[0])
-    unit = COUNTS[len(STEP_WORDS) - likelihood] if likelihood else "step"
-    return [found.get(best) for found in numbers], unit
+    taken = [best]
+    if not likelihood:  # what some of the names lack may be a digit of a hash
+        taken = [
+            key
+            for key in varying
+            if not _likelihood(key[0]) and all(key in numbers[i] for i in with_it)
+        ]
+    rest = [key for key in varying if key not in taken]
+    choice = _choice(names[first], numbers[first], taken, rest)
+    if len(taken) == 1 and best[0] != DATED:
+        unit = COUNTS[len(STEP_WORDS) - likelihood] if likelihood else "step"
+        return [found.get(best) for found in numbers], unit, choice
+    together = [tuple(found[key] for key in taken) if best in found else None for found in numbers]
+    places = {x: i for i, x in enumerate(sorted({x for x in together if x is not None}))}
+    return [None if x is None else places[x] for x in together], POSITION, choice
+
+
+def _choice(name: str, numbers: dict[Key, int], taken: Sequence[Key], rest: Sequence[Key]) -> str:
+    """Say which numbers of a name were taken and which not; nothing where there was no choice."""
+    if len(taken) + len(rest) < 2:
+        return ""
+    text = ", then ".join(_written(key, numbers[key]) for key in taken)
+    others = " or ".join(_written(key, numbers[key]) for key in rest)
+    return f"{text}{', not ' if others else ''}{others}, as in {name}"
+
+
+def _written(key: Key, value: int) -> str:
+    if key[0] != DATED:
+        return f"{key[0]} {value}".lstrip()
+    day = f"{value // 10**6}"
+    return f"the date {day[:4]}-{day[4:6]}-{day[6:]}"
 
 
 def _likelihood(word: str) -> int:

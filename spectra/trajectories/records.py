@@ -176,6 +176,8 @@ class History:
         Those of the analyses.
     complete : bool
         False if it was interrupted.
+    choice : str
+        Which of the numbers that vary in the names were taken for the order; empty where one does.
     reports : tuple of ModelReport
         The analyses, in the order of `checkpoints`; without spectra, so that long runs fit in memory.
     """
@@ -191,6 +193,7 @@ class History:
     left_out: tuple[LeftOut, ...]
     options: Mapping[str, object]
     complete: bool = True
+    choice: str = ""
     reports: tuple[ModelReport, ...] = field(default=(), repr=False, compare=False)
 
     @property

@@ -185,6 +185,21 @@ def test_traps_that_appear_are_told_with_all_metrics(tmp_path):
     assert " traps " in run(tmp_path, *arguments).stdout
 
 
+def test_dated_checkpoints_come_in_the_order_of_time_and_a_choice_is_told(tmp_path):
+    names = ["run-2024-01-20", "run-2024-02-01", "run-2024-02-10"]
+    for name in names:
+        save_checkpoint(tmp_path / "days" / f"{name}.safetensors", [3.0] * 6)
+        save_checkpoint(tmp_path / "times" / f"{name}-{name[-2:]}0000.safetensors", [3.0] * 6)
+    days = json.loads(run(tmp_path / "days", "--json", "-", "--quiet").stdout)
+    assert [point["name"] for point in days["checkpoints"]] == names
+    assert days["choice"] == ""
+    times = run(tmp_path / "times", "--json", tmp_path / "h.json")
+    content = json.loads((tmp_path / "h.json").read_text())
+    assert [point["name"][:14] for point in content["checkpoints"]] == names
+    assert content["choice"].startswith("the date 2024-01-20, then 200000, as in run-2024-01-20")
+    assert "ordered by the date 2024-01-20, then 200000" in times.stdout
+
+
 def test_a_run_in_which_nothing_moves_says_so(tmp_path):
     for step in range(8):
         save_checkpoint(tmp_path / f"step_{step}.safetensors", [3.0] * 6)

@@ -9,7 +9,7 @@ from spectra.trajectories.checkpoints import POSITION, find, numbers_in, steps_o
 
 
 def steps(*names):
-    return steps_of(names)
+    return steps_of(names)[:2]
 
 
 @pytest.mark.parametrize(
@@ -34,6 +34,57 @@ def test_the_step_is_the_number_that_varies_and_never_a_result(names, expected, 
     assert steps(*names) == (expected, unit)
 
 
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["run-2024-01-05", "run-2024-01-20", "run-2024-02-01", "run-2024-02-10"],
+        ["checkpoint-2023-12-30", "checkpoint-2024-01-02", "checkpoint-2024-01-03"],
+        ["20240105-120000", "20240105-180000", "20240106-090000", "20240107-110000"],
+        ["20240105T120000", "20240105T180000", "20240106T090000"],
+        ["20240105120000", "20240105180000", "20240106090000"],
+        ["2024-01-05_12-00-00", "2024-01-05_18.30.00", "2024-01-06_09:00:00"],
+        ["2024.01.30", "2024.02.01", "2024.02.02"],
+        ["net-1-100", "net-1-500", "net-2-100", "net-2-300"],
+    ],
+)
+def test_dates_and_numbers_without_words_are_compared_whole(names):
+    assert steps(*names) == (list(range(len(names))), POSITION)
+    assert steps(*names[::-1])[0] == list(range(len(names)))[::-1]
+
+
+def test_the_day_a_run_began_orders_nothing_and_a_count_is_no_date():
+    assert steps("2024-01-05-1000", "2024-01-05-3000") == ([1000, 3000], "step")
+    assert steps("20240105-epoch3", "20240106-epoch4") == ([3, 4], "epoch")
+    assert steps("step20240105", "step20240106") == ([20240105, 20240106], "step")
+
+
+@pytest.mark.parametrize(
+    ("names", "choice"),
+    [
+        (["step_1", "step_2"], ""),
+        (["epoch=3-loss=1", "epoch=4-loss=2"], ""),
+        (["epoch=3-step=4", "epoch=4-step=8"], "step 4, not epoch 3, as in epoch=3-step=4"),
+        (["net-1-5", "net-2-1"], "net 1, then 5, as in net-1-5"),
+        (["run-2024-01-05", "run-2024-02-01"], ""),
+        (["2024-01-05-7", "2024-02-01-8"], "the date 2024-01-05, then 7, as in 2024-01-05-7"),
+    ],
+)
+def test_a_choice_among_numbers_is_told(names, choice):
+    assert steps_of(names)[2] == choice
+
+
+def test_digits_of_some_hashes_are_not_compared_with_the_steps():
+    names = ["9a-v100", "ab-v200", "7c-v300", "1d-v400"]
+    assert steps(*names) == ([100, 200, 300, 400], "step")
+    assert steps_of(names)[2] == "v 100, not 9, as in 9a-v100"
+
+
+def test_a_number_with_a_word_is_not_compared_with_those_without():
+    names = ["epoch3-net-1-5", "epoch3-net-2-1", "epoch2-net-2-3", "epoch2-net-2-4"]
+    assert steps(*names)[0] == [0, 1, 2, 3]
+    assert "not epoch 3" in steps_of(names)[2]
+
+
 def test_digits_of_hashes_are_no_steps():
     assert steps("net-a1f", "net-bb2", "net-3ce", "net-0d4")[1] == POSITION
 
@@ -55,7 +106,7 @@ def folder(tmp_path):
 
 
 def listed(place):
-    found, unit, skipped = find(place)
+    found, unit, _, skipped = find(place)
     return [(item.name, item.step) for item in found], unit, {x.source: x.reason for x in skipped}
 
 
@@ -115,7 +166,7 @@ def test_shards_are_one_checkpoint_by_their_index(folder):
 
 def test_a_folder_that_is_one_sharded_checkpoint_is_a_run_of_one(folder):
     place = folder("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
-    (only,), unit, _ = find(place)
+    (only,), unit, _, _ = find(place)
     assert (only.source, only.step, unit) == (place, 0, POSITION)
 
 

@@ -102,6 +102,8 @@ def cautions(history: History) -> list[str]:
             f"{compared} of {whole} layers are compared: those with an alpha at every checkpoint, and"
             " neither embeddings nor heads."
         )
+    if history.choice:
+        found.append(f"More than one number varies among the names; ordered by {history.choice}.")
     if n < FEWEST:
         found.append(TOO_FEW.format(n=FEWEST))
     if all(point.n_traps is None for point in history.checkpoints):
