@@ -73,7 +73,11 @@ class SelectionError(SpectraError, ValueError):
 def unknown_name(name: str, what: str, known: Sequence[str]) -> SelectionError:
     """Build the error for a mistyped name, with the nearest known ones."""
     close = difflib.get_close_matches(name, known, n=3)
-    choice = f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(known[:SHOWN])}{', …' if len(known) > SHOWN else ''}"
+    choice = (
+        f"did you mean {' or '.join(close)}?"
+        if close
+        else f"known: {', '.join(known[:SHOWN])}{', …' if len(known) > SHOWN else ''}"
+    )
     return SelectionError("E_NAME", what, f"no {name!r} here", choice)
 
 

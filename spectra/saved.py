@@ -97,7 +97,7 @@ def report_of(content: Any, where: str) -> ModelReport:  # noqa: ANN401 - whatev
             options={
                 k: tuple(v) if isinstance(v, list) else v for k, v in content["options"].items()
             },
-            summary=_summary(content["summary"]),
+            summary=_numbers(content["summary"]),
             coverage=dict(content["coverage"]),
             layers=tuple(_layer(row) for row in content["layers"]),
             skipped=tuple(
@@ -126,12 +126,6 @@ def _layer(row: Mapping[str, Any]) -> LayerReport:
     fields["phase"] = Phase(fields["phase"])
     metrics = {key: value for key, value in row.items() if key not in _FIELDS}
     return LayerReport(**fields, metrics=_numbers(metrics))
-
-
-def _summary(values: Mapping[str, Any]) -> dict[str, Value]:
-    if "n_averaged" not in values:
-        raise KeyError("n_averaged")
-    return _numbers(values)
 
 
 def _numbers(values: Mapping[str, Any]) -> dict[str, Value]:

@@ -148,7 +148,7 @@ def _usable(
     unusable: list[LeftOut] = []
     for i, report in enumerate(reports):
         reason = ""
-        if not report.summary["n_averaged"]:
+        if not any(layer.averaged for layer in report.layers):
             reason = "no layer of it has an alpha"
         elif not report.complete and not allow_partial:
             missing = "files of it are missing" if report.source.partial else "was interrupted"

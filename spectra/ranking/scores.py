@@ -26,7 +26,7 @@ LOWER = frozenset(
 HIGHER = frozenset(
     [
         *("score", "scores", "accuracy", "acc", "top", "precision", "recall", "agreement"),
-        *("f", "bleu", "rouge", "map", "auc", "auroc", "iou", "recovery", "reward", "pass"),
+        *("f", "bleu", "rouge", "map", "auc", "auroc", "iou", "miou", "recovery", "reward", "pass"),
     ]
 )
 WORDS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")

@@ -202,8 +202,8 @@ def _verdict(report: ModelReport) -> RenderableType:
     if summary["n_averaged"]:
         means = [f"{name} {summary[name]:.3f}" for name in MEANS if name in summary]
         judged = summary["n_averaged"] - summary["n_not_judged"] - summary["n_random_like"]
-        doubt = "" if 2 * judged >= summary["n_averaged"] else "   (most of them not judged)"
-        add_row(grid, f"mean of {summary['n_averaged']}", "   ".join(means) + doubt)
+        doubt = "" if 2 * judged >= summary["n_averaged"] else " (?)"  # most are not judged
+        add_row(grid, f"mean of {summary['n_averaged']}{doubt}", "   ".join(means))
     if summary["n_left_out"]:
         add_row(grid, "not averaged", f"{summary['n_left_out']} embeddings and output heads")
     counts = Counter(layer.status for layer in report.layers if layer.status is not Status.OK)

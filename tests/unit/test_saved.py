@@ -45,7 +45,6 @@ def test_what_is_no_report_is_refused_in_one_line(weights, tmp_path):
         "name": json.dumps(good | {"layers": [good["layers"][0] | {"name": None}]}),
         "N": json.dumps(good | {"layers": [good["layers"][0] | {"N": [1]}]}),
         "averaged": json.dumps(good | {"layers": [good["layers"][0] | {"averaged": "abc"}]}),
-        "summary": json.dumps(good | {"summary": {}}),
     }
     for name, text in bad.items():
         (tmp_path / "report.json").write_text(text)

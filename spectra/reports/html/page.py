@@ -5,12 +5,12 @@ from collections.abc import Mapping, Sequence
 
 from spectra.records import ModelReport
 from spectra.reports.concerns import concerns
-from spectra.reports.headline import Headline, headlines
+from spectra.reports.headline import JUDGED, Headline, headlines
 from spectra.reports.html import document, figures, gallery, heat_map, marks, pieces, provenance
 from spectra.reports.html.groups import Entry, entries_of, has_band
 from spectra.reports.html.layer_table import layer_table
 from spectra.reports.html.markup import Markup, count, number, tag
-from spectra.reports.html.texts import READINGS, TERMS
+from spectra.reports.html.texts import HARDLY, READINGS, TERMS
 from spectra.reports.html.verdict import verdict_section
 from spectra.reports.tables import to_dict
 from spectra.verdicts import OVER_TRAINED, UNDER_TRAINED

@@ -128,7 +128,27 @@ def test_a_change_with_a_spectrum_of_its_own_is_training(base, rng):
 
 def test_noise_that_drowns_the_weights_is_not_called_rounding(base, rng):
     comparison = compared(base, lambda w: w + sized(rng.standard_normal(w.shape), w, 0.6))
-    assert comparison.change is Change.FINE_TUNED
+    assert comparison.change is Change.NOISE_LIKE
+    assert comparison.verdict.startswith("Noise was added: ")
+
+
+def test_factors_in_some_layers_and_rounding_in_the_rest_are_of_low_rank(base, rng):
+    names = list(base)
+    merged = names[: len(names) // 2]
+    changed = {
+        n: w + sized(low_rank(rng, w.shape, 3), w, 0.1) for n, w in base.items() if n in merged
+    }
+    other = {name: w.astype(np.float16) for name, w in (base | changed).items()}
+    comparison = spectra.compare(base, other, replicates=0)
+    assert comparison.change is Change.LOW_RANK
+    assert f"in {len(merged)} of {len(names)} layers" in comparison.verdict
+
+
+def test_random_weights_in_place_of_trained_ones_are_named(base, rng):
+    comparison = compared(base, lambda w: sized(rng.standard_normal(w.shape), w, 1.0))
+    assert comparison.change is Change.UNRELATED
+    assert "layers of OTHER are like random weights" in comparison.verdict
+    assert "of BASE are" not in comparison.verdict
 
 
 @pytest.mark.parametrize("subspaces", [True, False])

@@ -20,7 +20,7 @@ def network(rng, tail=3.0, n=10, wide=80, names="layers.{}.weight"):
 @pytest.fixture
 def trio(rng):
     """Three networks of one architecture, from heavy tails to nearly none."""
-    reports = [spectra.analyze(network(rng, tail), replicates=0) for tail in (2.2, 3.5, 30)]
+    reports = [spectra.analyze(network(rng, tail), replicates=0) for tail in (2.2, 2.7, 3.2)]
     return [named(report, name) for report, name in zip(reports, "abc", strict=True)]
 
 
@@ -109,7 +109,8 @@ def test_noise_failures_and_few_layers_are_marked(trio, rng):
     broken["layers.4.weight"][:] = 0.0
     ranking = spectra.rank([trio[0], named(spectra.analyze(broken, replicates=0), "broken")])
     marked = {model.name: model for model in ranking.models}
-    assert marked["broken"].warnings == (Mark.LAYERS_FAILED,)
+    assert marked["broken"].warnings == (Mark.BROKEN, Mark.LAYERS_FAILED)
+    assert ranking.best.name == "a"
     assert marked["a"].n_layers == marked["broken"].n_layers == 8  # those that both have
     small = network(rng, n=3)
     ranking = spectra.rank([spectra.analyze(small), spectra.analyze(network(rng, n=3))])
@@ -289,7 +290,8 @@ def test_every_status_of_a_layer_is_either_a_failure_or_not(trio):
     for status in Status:
         layers = (dataclasses.replace(trio[0].layers[0], status=status, averaged=False),)
         report = dataclasses.replace(trio[0], layers=(*layers, *trio[0].layers[1:]))
-        marks = rank_reports([report, trio[1]]).models[0].warnings
+        ranking = rank_reports([report, trio[1]])
+        (marks,) = [model.warnings for model in ranking.models if model.name == "a"]
         fine = status in (Status.OK, Status.TOO_FEW_EIGENVALUES, Status.DEGENERATE)
         assert (Mark.LAYERS_FAILED in marks) is not fine
 
@@ -311,3 +313,29 @@ def test_the_json_is_plain(trio):
         "paired": True,
     }
     assert len(ranking_to_csv(ranking).splitlines()) == 4
+
+
+def test_a_model_with_one_broken_layer_is_never_best(trio):
+    layers = (dataclasses.replace(trio[0].layers[0], status=Status.NON_FINITE, averaged=False),)
+    broken = dataclasses.replace(trio[0], layers=(*layers, *trio[0].layers[1:]))
+    ranking = spectra.rank([broken, *trio[1:]])
+    assert [model.name for model in ranking.models] == ["b", "c", "a"]
+    assert Mark.BROKEN in ranking.models[2].warnings
+
+
+def test_noise_is_never_best_by_a_metric_that_likes_it(trio, rng):
+    noise = {f"layers.{i}.weight": 0.01 * rng.standard_normal((80, 60)) for i in range(10)}
+    report = named(spectra.analyze(noise, replicates=0), "noise")
+    ranking = spectra.rank([*trio, report], by="log_norm")
+    assert ranking.models[-1].name == "noise"
+    assert ranking.models[-1].value < ranking.models[0].value
+    assert "alpha would be chosen" in ranking.why
+
+
+def test_differences_of_rounding_are_ties(trio, rng):
+    weights = network(rng)
+    scaled = {name: 1.1 * weight for name, weight in weights.items()}
+    reports = [spectra.analyze(x, replicates=0) for x in (weights, scaled)]
+    ranking = spectra.rank([named(r, n) for r, n in zip(reports, "xy", strict=True)])
+    assert [model.rank for model in ranking.models] == [1, 1]
+    assert ranking.pairs[0].p_a_better == 0.5

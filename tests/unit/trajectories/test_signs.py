@@ -125,3 +125,21 @@ def test_signs_come_in_the_order_of_their_steps():
     bad = made.layer("a", status=Status.NON_FINITE)
     names = [[layer("a"), layer("b", 3)], [layer("a"), layer("b", 1.5)], [bad, layer("b", 1.5)]]
     assert [sign.step for sign in run(*names)] == [10, 10, 20]
+
+
+def noisy(name):
+    return layer(name, 8.0, warnings=(Finding.RANDOM_LIKE,), verdict=Verdict.RANDOM_LIKE)
+
+
+def test_a_network_that_turns_to_noise_is_told_from_where_it_does():
+    learnt = [layer(str(i)) for i in range(8)]
+    turned = [noisy(str(i)) for i in range(8)]
+    (sign,) = run(turned, learnt, learnt, turned, turned)
+    assert (sign.kind, sign.step, sign.n_checkpoints) == (SignKind.RANDOM_LIKE_RISING, 30, 2)
+    assert sign.value == 1.0
+    assert sign.p_value == pytest.approx(2**-8)
+
+
+def test_a_layer_or_two_that_chance_makes_like_noise_are_no_sign():
+    learnt = [layer(str(i)) for i in range(8)]
+    assert run([noisy("0"), *learnt[1:]], learnt, [noisy("0"), noisy("1"), *learnt[2:]]) == ()
