@@ -57,12 +57,15 @@ def verdict(ranking: Ranking, spell: Callable[[str], str]) -> str:
     )
 
 
+JUDGED = ("n_well_trained", "n_over_trained", "n_under_trained")
+
+
 def judged_share(ranking: Ranking) -> str:
     """Say how many of the alphas can be believed one by one, if that is less than half of a model's."""
     shares = [
-        (model.summary["n_averaged"] - model.summary["n_not_judged"], model.summary["n_averaged"])
+        (sum(model.summary.get(count, 0) for count in JUDGED), model.summary["n_averaged"])
         for model in ranking.models
-        if "n_not_judged" in model.summary
+        if "n_averaged" in model.summary
     ]
     if not shares or all(2 * judged >= n for judged, n in shares):
         return ""

@@ -123,9 +123,10 @@ class NumpyFile:
         prefix = self._bytes(name, 0, min(size, 12)).tobytes()
         if len(prefix) < 12 or not prefix.startswith(MAGIC):
             raise _bad(self._path, "E_HEADER", f"has {name!r}, which is no NumPy array")
-        major = prefix[6]
-        if major not in (1, 2, 3):
-            raise _bad(self._path, "E_HEADER", f"has {name!r} in version {major} of the format")
+        major, minor = prefix[6:8]
+        if major not in (1, 2, 3) or minor != 0:
+            version = f"{major}.{minor}"
+            raise _bad(self._path, "E_HEADER", f"has {name!r} in version {version} of the format")
         begin = 10 if major == 1 else 12
         length = int.from_bytes(prefix[8:begin], "little")
         if length > MAX_HEADER:

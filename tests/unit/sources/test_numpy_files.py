@@ -8,7 +8,7 @@ import zipfile
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from spectra.errors import CheckpointError
@@ -245,6 +245,7 @@ VALID = saved(np.arange(24, dtype="<f4").reshape(4, 6))
 
 
 @settings(max_examples=150, deadline=None)
+@example(place=7, removed=1, added=b"\x01")  # a minor version that no NumPy writes
 @given(
     place=st.integers(0, 129),
     removed=st.integers(0, 3),
