@@ -7,6 +7,7 @@ but layers failed and --strict was given or a rule could not be judged, 130 inte
 import io
 import sys
 import traceback
+from pathlib import Path
 
 import click
 
@@ -17,11 +18,22 @@ from spectra.cli.caching import cache
 from spectra.cli.comparing import compare
 from spectra.cli.following import history
 from spectra.cli.ranking import rank
-from spectra.errors import DeviceError, SelectionError, SpectraError
+from spectra.errors import DeviceError, SelectionError, SpectraError, printable
 
 
 class Group(click.Group):
     """Shows errors of the library in one line, with the exit code they stand for."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command; of a file or folder in its place, say what was probably meant."""
+        name = args[0]
+        if self.get_command(ctx, name) is None and Path(name).exists():
+            raise click.UsageError(
+                f"no command is given; did you mean: spectra analyze {printable(name)}"
+            )
+        return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> object:
         """Run the command; end with an exit code where the library raises."""

@@ -11,13 +11,14 @@ import click
 from spectra.cli import exits, gating
 from spectra.cli.files import DATA, check_outputs, picture_format, write
 from spectra.cli.options import COMPUTATION, RULES, shared
-from spectra.errors import AnalysisInterrupted
+from spectra.errors import AnalysisInterrupted, printable
 
 if TYPE_CHECKING:
     from spectra.records import ModelReport
     from spectra.reports.plots import Format
 
 THOROUGH_REPLICATES = 200
+NAMED = 3
 ENDINGS = {
     "json_file": ".json",
     "csv_file": ".csv",
@@ -162,7 +163,19 @@ def _run(source: str | Path, **options: Any) -> None:  # noqa: ANN401 - passed o
     if code:
         sys.exit(code)
     if strict and report.summary["n_failed"]:
+        _say_failed(report)
         sys.exit(exits.LAYERS)
+
+
+def _say_failed(report: "ModelReport") -> None:
+    """Say on standard error which layers --strict stumbled over."""
+    failed = [layer for layer in report.layers if layer.status != "ok"]
+    named = ", ".join(f"{printable(x.name)} ({x.status})" for x in failed[:NAMED])
+    more = f" and {len(failed) - NAMED} more" if len(failed) > NAMED else ""
+    click.echo(
+        f"--strict: {len(failed)} {'layer has' if len(failed) == 1 else 'layers have'} no alpha: {named}{more}",
+        err=True,
+    )
 
 
 def _leave_at_once() -> None:

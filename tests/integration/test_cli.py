@@ -282,6 +282,19 @@ def test_an_interrupted_run_writes_what_is_done_and_marks_it(presses, tmp_path, 
     assert "INTERRUPTED" in table
 
 
+def test_a_file_in_place_of_a_command_gets_a_hint(checkpoint):
+    result = run(checkpoint)
+    assert result.exit_code == 2
+    assert f"did you mean: spectra analyze {checkpoint}" in result.stderr
+
+
+def test_strict_names_what_it_stumbled_over_even_when_quiet(tmp_path):
+    np.save(tmp_path / "small.npy", np.eye(5, dtype=np.float32))
+    result = run("analyze", tmp_path / "small.npy", "--strict", "--quiet")
+    assert result.exit_code == 4
+    assert result.stderr.startswith("--strict: 1 layer has no alpha: tensor (")
+
+
 def test_nothing_that_is_read_is_written_over(checkpoint, tmp_path):
     before = checkpoint.read_bytes()
     for option in ("--json", "--spectra", "--html"):
