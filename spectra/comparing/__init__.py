@@ -25,7 +25,7 @@ from spectra.comparing.records import (
     Unmatched,
 )
 from spectra.comparing.rows import groups_of, layer_change, summarise
-from spectra.comparing.subspaces import TOO_LARGE, directions_of, is_too_large, overlap
+from spectra.comparing.subspaces import TOO_LARGE, directions_of, is_too_large, kept_overlap
 from spectra.errors import CheckpointError
 from spectra.inventory import describe
 from spectra.records import LayerReport, Matrix, ModelReport
@@ -213,7 +213,7 @@ def _overlaps(
             two = layouts.read(theirs[after.name], other)
         except (CheckpointError, OSError):
             continue  # read once and no more: the layer's other numbers stand
-        shared = overlap(one, two, directions_of(before))
+        shared = kept_overlap(one, two, directions_of(before), options.get("store"))
         if shared is not None:
             found[before.name] = shared
         if progress:

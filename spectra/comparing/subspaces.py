@@ -1,15 +1,19 @@
 """Leading singular subspaces of two matrices: how far one is in the other."""
 
+import hashlib
 import math
 
 import numpy as np
 import numpy.typing as npt
 
 from spectra.comparing.records import Overlap
-from spectra.records import LayerReport, Status
+from spectra.engine import Store
+from spectra.records import LayerReport, Spectrum, Status
 
 Float64 = npt.NDArray[np.float64]
 
+ALGORITHM = 1
+"""Raised with every change that moves an overlap: what was kept is then not found."""
 MOST_DIRECTIONS = 10
 MAX_SIDE = 4096
 MAX_ENTRIES = 2**26
@@ -77,6 +81,41 @@ def overlap(
         left_random=directions / rows,
         right_random=directions / columns,
     )
+
+
+def kept_overlap(
+    base: npt.NDArray[np.floating],
+    other: npt.NDArray[np.floating],
+    k: int,
+    store: Store | None,
+) -> Overlap | None:
+    """Do as `overlap`, without solving what was solved before: looked up by the numbers of both stacks.
+
+    A store keeps spectra; each number of an overlap is kept as one of a single value.
+    """
+    if store is None:
+        return overlap(base, other, k)
+    digests = {"base": _digest(base), "other": _digest(other)}
+    keys = {
+        name: store.key(overlap=ALGORITHM, name=name, k=k, **digests)
+        for name in ("k", "left", "right", "left_random", "right_random")
+    }
+    found = {name: store.get(key) for name, key in keys.items()}
+    values = {name: float(x.eigenvalues[0]) for name, x in found.items() if x is not None}
+    if len(values) == len(keys):
+        return Overlap(k=int(values.pop("k")), **values)
+    shared = overlap(base, other, k)
+    if shared is not None:
+        for name, key in keys.items():
+            value = np.array([float(getattr(shared, name))])
+            store.put(key, Spectrum(value, 1, 1, 1, float(value[0]), 0.0, "overlap"))
+    return shared
+
+
+def _digest(stack: npt.NDArray[np.floating]) -> str:
+    digest = hashlib.sha256(f"{stack.dtype.str} {stack.shape}".encode())
+    digest.update(np.ascontiguousarray(stack).data)
+    return digest.hexdigest()
 
 
 def _cosines(one: Float64, two: Float64) -> float:

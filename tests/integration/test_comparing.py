@@ -8,6 +8,8 @@ from click.testing import CliRunner
 from safetensors.numpy import load_file, save_file
 
 from spectra.cli import main
+from spectra.comparing import subspaces
+from spectra.engine import cpu
 from tests.conftest import packaged_weights, real_weights
 
 
@@ -116,3 +118,21 @@ def test_exit_codes(pair, tmp_path):
     save_file(broken, tmp_path / "broken.safetensors")
     assert run(base, tmp_path / "broken.safetensors").exit_code == 0
     assert run(base, tmp_path / "broken.safetensors", "--strict").exit_code == 4
+
+
+def test_a_second_comparison_decomposes_nothing_and_says_the_same(tmp_path, rng, monkeypatch):
+    base = {f"{i}.weight": rng.standard_t(3, (80, 60)).astype(np.float32) for i in range(2)}
+    other = {
+        name: w + 0.1 * rng.standard_normal(w.shape).astype(np.float32) for name, w in base.items()
+    }
+    save_file(base, tmp_path / "a.safetensors")
+    save_file(other, tmp_path / "b.safetensors")
+    files = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+    first = run(*files, "--json", "-", "--quiet")
+    monkeypatch.setattr(cpu, "solve", None)  # called, they would raise
+    monkeypatch.setattr(subspaces, "overlap", None)
+    second = run(*files, "--json", "-", "--quiet")
+    assert (first.exit_code, second.exit_code) == (0, 0)
+    assert first.stdout == second.stdout
+    assert '"overlap_left"' in first.stdout
+    assert isinstance(run(*files, "--quiet", "--no-cache").exception, TypeError)

@@ -11,6 +11,7 @@ from safetensors.numpy import save_file
 
 import spectra
 from spectra.cli import main
+from spectra.engine import cpu
 from tests.conftest import real_weights
 
 
@@ -204,3 +205,16 @@ def test_a_run_in_which_nothing_moves_says_so(tmp_path):
     for step in range(8):
         save_checkpoint(tmp_path / f"step_{step}.safetensors", [3.0] * 6)
     assert "Changes: none; nothing moved." in run(tmp_path, "--replicates", 0).stdout
+
+
+def test_a_second_history_decomposes_nothing_and_says_the_same(tmp_path, rng, monkeypatch):
+    for step in (100, 200):
+        weights = {"fc.weight": rng.standard_t(3, (80, 60)).astype(np.float32)}
+        save_file(weights, tmp_path / f"step_{step}.safetensors")
+    arguments = ["history", str(tmp_path), "--json", "-", "--quiet"]
+    first = CliRunner().invoke(main, arguments)
+    monkeypatch.setattr(cpu, "solve", None)  # called, it would raise
+    second = CliRunner().invoke(main, arguments)
+    assert (first.exit_code, second.exit_code) == (0, 0)
+    assert first.stdout == second.stdout
+    assert isinstance(CliRunner().invoke(main, [*arguments, "--no-cache"]).exception, TypeError)
