@@ -6,6 +6,7 @@ go to docs/benchmarks.json, and from there into the tables of docs/benchmarks.md
 overhead  analyze() against the bare decompositions of the same matrices, by the fastest route
 peer      whole processes against WeightWatcher 0.7.7 in an environment of its own
 memory    peak memory against the size of the model
+kept      what a store of spectra costs the first run and spares the second
 fit       the power-law fit by the number of eigenvalues
 cuda      8B- and MoE-shaped sets of matrices on a GPU, where there is one
 """
@@ -280,10 +281,41 @@ def cuda(**_: object) -> Rows:
     return rows
 
 
+def kept(folder: Path, models: dict[str, Path], **_: object) -> Rows:
+    made = {name: cases.MADE[name] for name in ("4 of 2048²", "200 of 1024×512")}
+    rows = []
+    for name, path in [*((name, folder / "w.safetensors") for name in made), *models.items()]:
+        if name in made:
+            made[name](path)
+        rows.append(_kept_row(name, path, folder / "store"))
+    return rows
+
+
+def _kept_row(name: str, path: Path, place: Path) -> dict[str, Any]:
+    """Time a run that keeps nothing, one that keeps all, and one that finds all; medians of five."""
+    spectra.analyze(path)  # the file's pages, the machine's measures
+    turns = []
+    for _ in range(5):
+        store = spectra.Store(place)
+        runs = [
+            best(lambda: spectra.analyze(path), 1),
+            *(best(lambda s=store: spectra.analyze(path, store=s), 1) for _ in range(2)),
+        ]
+        store.clear()
+        turns.append(runs)
+    return {
+        "weights": name,
+        "nothing kept s": _median(plain for plain, _, _ in turns),
+        "first run / that": _median(first / plain for plain, first, _ in turns),
+        "second run s": _median(second for _, _, second in turns),
+    }
+
+
 SECTIONS: dict[str, Callable[..., Rows]] = {
     "overhead": overhead,
     "peer": peer,
     "memory": memory,
+    "kept": kept,
     "fit": fit,
     "cuda": cuda,
 }
