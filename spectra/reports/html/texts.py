@@ -21,7 +21,7 @@ TERMS: Mapping[str, Term] = MappingProxyType(
         "alpha": Term(
             "Mean alpha",
             "How fast the largest eigenvalues of a layer thin out. Well-trained layers lie between 2"
-            " and 6, and lower is better down to 2; random weights mostly give more than 6.",
+            " and 6, and lower is better down to 2; large layers of random weights give 8 to 15.",
             "Few eigenvalues (below 50) push it up, and a poor fit (KS above 0.1) makes it mean"
             " little. Compare it within one architecture only. The mean also counts layers whose"
             " alpha is not judged.",
