@@ -10,14 +10,13 @@ import click
 
 from spectra.cli import exits, gating
 from spectra.cli.files import DATA, check_outputs, picture_format, write
-from spectra.cli.options import COMPUTATION, RULES, shared
+from spectra.cli.options import COMPUTATION, RULES, arguments, shared
 from spectra.errors import AnalysisInterrupted, printable
 
 if TYPE_CHECKING:
     from spectra.records import ModelReport
     from spectra.reports.plots import Format
 
-THOROUGH_REPLICATES = 200
 NAMED = 3
 ENDINGS = {
     "json_file": ".json",
@@ -121,20 +120,15 @@ def _run(source: str | Path, **options: Any) -> None:  # noqa: ANN401 - passed o
     """Analyze, write what was asked for, and leave with the right exit code."""
     from spectra import analysis
     from spectra.cli.progress import progress_bar
-    from spectra.store import Store
 
-    thorough = options.pop("metrics") == "all"
-    replicates = options.pop("replicates")
-    if replicates is None:
-        replicates = THOROUGH_REPLICATES if thorough else analysis.REPLICATES
+    options = arguments(options)
     rows, quiet, strict = options.pop("rows"), options.pop("quiet"), options.pop("strict")
     words = options.pop("explain")
-    store = None if options.pop("no_cache") else Store()
     files = {key: options.pop(key) for key in (*DATA, "plots")}
     suffix = picture_format(files["plots"], options.pop("suffix"))
     asked = {key: options.pop(key) for key in gating.OPTIONS}
     err = check_outputs(files, (source, options["base"], asked["baseline"]))
-    gate = gating.prepare(asked, options, evidence=thorough)
+    gate = gating.prepare(asked, options, evidence=options["evidence"])
     interrupted = False
     with gating.names_are_no_commands(gate, err=err):
         try:
@@ -142,9 +136,6 @@ def _run(source: str | Path, **options: Any) -> None:  # noqa: ANN401 - passed o
                 report = analysis.analyze(
                     str(source),
                     progress=progress,
-                    evidence=thorough,
-                    replicates=replicates,
-                    store=store,
                     **options,
                 )
         except AnalysisInterrupted as stop:

@@ -8,7 +8,7 @@ import click
 
 from spectra.cli import exits
 from spectra.cli.files import check_outputs, write
-from spectra.cli.options import COMPUTATION, RULES, shared
+from spectra.cli.options import COMPUTATION, RULES, arguments, shared
 
 if TYPE_CHECKING:
     from spectra.comparing import Comparison
@@ -43,26 +43,22 @@ def compare(base: str, other: str, **options: Any) -> None:  # noqa: ANN401 - cl
     """Say what changed from BASE to OTHER, layer by layer, and what kind of change it is.
 
     Both are checkpoints as analyze takes them, or the JSON that analyze wrote, of which numbers
-    alone are compared. Layers are matched by name; GGUF has names of its own. Of their difference: size, rank, spectrum, and
-    whether it is noise (rounding, quantisation), of low rank (a merged LoRA), a factor, training,
-    or another training run. Biases and norms are not compared.
+    alone are compared. Layers are matched by name; GGUF has names of its own. Of their difference:
+    size, rank, spectrum, and whether it is noise (rounding, quantisation), of low rank (a merged
+    LoRA), a factor, training, or another training run. Biases and norms are not compared.
 
     Exit codes: 0 done; 2 wrong usage, or numbers that cannot be compared; 3 unreadable input; 4 a
     matched layer has no numbers and --strict was given; 130 interrupted.
     """
     from spectra import comparing
-    from spectra.analysis import REPLICATES
     from spectra.cli.progress import progress_bar
-    from spectra.store import Store
 
+    options = arguments(options)
     quiet, strict, rows = (options.pop(key) for key in ("quiet", "strict", "rows"))
-    store = None if options.pop("no_cache") else Store()
     files = {key: options.pop(key) for key in TEXT_FILES}
     err = check_outputs(files, (base, other))
-    if options["replicates"] is None:
-        options["replicates"] = REPLICATES
     with progress_bar(quiet=quiet) as progress:
-        result = comparing.compare(base, other, progress=progress, store=store, **options)
+        result = comparing.compare(base, other, progress=progress, **options)
     _deliver(result, files, rows=rows, quiet=quiet, err=err)
     if not result.layers:
         sys.exit(exits.USAGE)

@@ -53,14 +53,14 @@ def check_outputs(
 
 
 def _check_apart(files: Mapping[str, str | Path | None], inputs: Sequence[Path]) -> None:
-    seen: dict[Path, str] = {}
-    for key, file in files.items():
+    seen: set[Path] = set()
+    for file in files.values():
         if file is None or file == "-":
             continue
         place = Path(file).resolve()
-        if place in seen and place.is_file() | (not place.exists()):
+        if place in seen and (place.is_file() or not place.exists()):
             raise click.UsageError(f"{printable(str(file))} is given for two outputs")
-        seen[place] = key
+        seen.add(place)
         for item in inputs:
             source = item.resolve()
             inside = source in place.parents and place.is_file() and not _is_ours(place)

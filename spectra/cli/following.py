@@ -9,13 +9,12 @@ import click
 
 from spectra.cli import exits
 from spectra.cli.files import check_outputs, picture_format, write
-from spectra.cli.options import COMPUTATION, RULES, shared
+from spectra.cli.options import COMPUTATION, RULES, arguments, shared
 
 if TYPE_CHECKING:
     from spectra.reports.plots import Format
     from spectra.trajectories import History
 
-THOROUGH_REPLICATES = 200
 TEXT_FILES = ("json_file", "csv_file", "html_file")
 
 EXAMPLES = """\b
@@ -63,20 +62,15 @@ def history(sources: tuple[str, ...], **options: Any) -> None:  # noqa: ANN401 -
     Layers are compared with themselves. Changes of a rate are told from six checkpoints on, with the
     chance that a steady drift looks as broken. Signs of over-training are more layers below alpha 2,
     a layer whose alpha falls below 2 with all of its interval, correlation traps that appear (with
-    --metrics all), ranks that collapse, weights that are not finite.
+    --metrics all), ranks that collapse, more layers like random weights, weights that are not finite.
 
     Exit codes: 0 done; 2 wrong usage; 3 no checkpoint can be read; 4 a checkpoint was left out and
     --strict was given; 130 interrupted (what was done is written, and marked).
     """
-    from spectra import analysis, trajectories
+    from spectra import trajectories
     from spectra.cli.progress import progress_bar
-    from spectra.store import Store
 
-    store = None if options.pop("no_cache") else Store()
-    thorough = options.pop("metrics") == "all"
-    replicates = options.pop("replicates")
-    if replicates is None:
-        replicates = THOROUGH_REPLICATES if thorough else analysis.REPLICATES
+    options = arguments(options)
     rows, quiet, strict = options.pop("rows"), options.pop("quiet"), options.pop("strict")
     files = {key: options.pop(key) for key in (*TEXT_FILES, "plots")}
     suffix = picture_format(files["plots"], options.pop("suffix"))
@@ -87,9 +81,6 @@ def history(sources: tuple[str, ...], **options: Any) -> None:  # noqa: ANN401 -
             result = trajectories.history(
                 sources[0] if len(sources) == 1 else sources,
                 progress=progress,
-                store=store,
-                evidence=thorough,
-                replicates=replicates,
                 **options,
             )
     except trajectories.HistoryInterrupted as stop:

@@ -7,6 +7,8 @@ from typing import Any, TypeVar
 
 import click
 
+THOROUGH_REPLICATES = 200
+
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 _OPTIONS: Mapping[str, Callable[[Any], Any]] = MappingProxyType(
@@ -171,3 +173,17 @@ def shared(*names: str) -> Callable[[Command], Command]:
         return command
 
     return add
+
+
+def arguments(options: dict[str, Any]) -> dict[str, Any]:
+    """Turn what the shared options say into the arguments of an analysis."""
+    from spectra.analysis import REPLICATES
+    from spectra.store import Store
+
+    told = dict(options)
+    told["store"] = None if told.pop("no_cache") else Store()
+    if "metrics" in told:
+        told["evidence"] = told.pop("metrics") == "all"
+    if "replicates" in told and told["replicates"] is None:
+        told["replicates"] = THOROUGH_REPLICATES if told.get("evidence") else REPLICATES
+    return told

@@ -9,7 +9,7 @@ import click
 
 from spectra.cli import exits
 from spectra.cli.files import check_outputs, picture_format, write
-from spectra.cli.options import COMPUTATION, RULES, shared
+from spectra.cli.options import COMPUTATION, RULES, arguments, shared
 
 if TYPE_CHECKING:
     from spectra.ranking import Ranking
@@ -67,16 +67,16 @@ def rank(sources: tuple[str, ...], **options: Any) -> None:  # noqa: ANN401 - cl
     Models of one architecture are compared layer by layer by alpha; over depths and widths alpha
     misleads and alpha_hat is taken. Every place has an interval, every pair a probability: how often
     the order stays as the layers are resampled. It says how well the weights tell the models apart,
-    and nothing of what weights cannot show. Rank only models trained for the same task.
+    and nothing of what weights cannot show. Rank only models trained for the same task. Models that are
+    over-trained, hold NaN, or are mostly like random weights come last and are never called best.
 
     Exit codes: 0 done; 2 wrong usage, or models that cannot be compared; 3 unreadable input; 4 a
     model could not be ranked and --strict was given; 130 interrupted.
     """
     from spectra import ranking
     from spectra.cli.progress import progress_bar
-    from spectra.store import Store
 
-    store = None if options.pop("no_cache") else Store()
+    options = arguments(options)
     quiet, strict = options.pop("quiet"), options.pop("strict")
     files = {key: options.pop(key) for key in (*TEXT_FILES, "plots")}
     suffix = picture_format(files["plots"], options.pop("suffix"))
@@ -86,7 +86,6 @@ def rank(sources: tuple[str, ...], **options: Any) -> None:  # noqa: ANN401 - cl
         result = ranking.rank(
             sources,
             higher_is_better=None if direction is None else direction == "higher",
-            store=store,
             progress=progress,
             **options,
         )

@@ -34,7 +34,6 @@ __all__ = [
     "RankedModel",
     "Ranking",
     "Scores",
-    "part_of",
     "rank",
     "rank_reports",
     "report_of",
