@@ -206,7 +206,17 @@ def test_equal_shapes_without_counterparts_are_compared_unpaired(rng):
 
 def test_a_model_of_one_layer_may_be_anywhere_and_so_may_the_others_around_it(trio, rng):
     single = named(spectra.analyze(network(rng, n=1)), "single")
+    layer = dataclasses.replace(
+        single.layers[0],
+        metrics={**single.layers[0].metrics, "alpha": 5.5},
+        warnings=(),
+        verdict=Verdict.WELL_TRAINED,
+    )
+    single = dataclasses.replace(single, layers=(layer,))
+    beside = spectra.rank([trio[0], single], by="alpha").models[0]
+    assert (beside.name, beside.rank_low, beside.rank_high) == ("a", 1, 2)
     ranking = spectra.rank([*trio, single], by="alpha")
+    assert ranking.models[-1].name == "single"
     for model in ranking.models:
         assert 1 <= model.rank_low <= model.rank <= model.rank_high <= 4
         if model.name == "single":
@@ -339,3 +349,19 @@ def test_differences_of_rounding_are_ties(trio, rng):
     ranking = spectra.rank([named(r, n) for r, n in zip(reports, "xy", strict=True)])
     assert [model.rank for model in ranking.models] == [1, 1]
     assert ranking.pairs[0].p_a_better == 0.5
+
+
+def test_an_order_of_doubtful_alphas_says_how_few_can_be_judged(trio):
+    from spectra.reports.ranking_cells import judged_share
+
+    def judged(*counts):
+        summaries = [
+            {**report.summary, "n_well_trained": n, "n_over_trained": 0, "n_under_trained": 0}
+            for report, n in zip(trio, counts, strict=True)
+        ]
+        pairs = zip(trio, summaries, strict=True)
+        return judged_share(spectra.rank([dataclasses.replace(r, summary=s) for r, s in pairs]))
+
+    assert judged(10, 5, 5) == ""
+    assert judged(10, 2, 5).startswith("Only 2 of 10 to 10 of 10 layers have an alpha")
+    assert judged(0, 0, 0).startswith("Only 0 of 10 layers")

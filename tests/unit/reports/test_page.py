@@ -309,3 +309,13 @@ def test_layers_without_an_interval_are_drawn_without_one(report):
 def test_the_words_cover_every_verdict_and_finding():
     assert set(texts.VERDICTS) == set(Verdict)
     assert set(texts.NOTES) == set(Finding)
+
+
+def test_an_average_of_random_weights_is_not_called_that_of_well_trained_layers(rng):
+    noise = spectra.analyze(
+        {f"layers.{i}.fc.weight": rng.standard_normal((120, 80)) for i in range(6)}
+    )
+    assert noise.summary["n_random_like"] >= 4
+    page = to_html(noise)
+    assert texts.HARDLY in page
+    assert not any(reading in page for reading in texts.READINGS)
