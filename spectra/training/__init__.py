@@ -1,0 +1,19 @@
+"""Spectra inside the training loop: watch them, be warned, act on them.
+
+``SpectralMonitor`` reads layers within a budget of time and never touches the model;
+``Alarms`` judge what it reads; controllers set learning rates and weight decay layer by layer.
+"""
+
+import importlib
+from typing import Any
+
+_HOMES = {
+    "Reading": "readings",
+}
+__all__ = [*_HOMES]
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the name stands for
+    if name not in _HOMES:
+        raise AttributeError(f"module 'spectra.training' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"spectra.training.{_HOMES[name]}"), name)
