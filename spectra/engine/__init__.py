@@ -29,6 +29,7 @@ from spectra.engine.planning import (
 from spectra.engine.pool import is_solving
 from spectra.engine.stored import Shelf, Store
 from spectra.engine.weights import (
+    UNREADABLE,
     Failure,
     Read,
     Stack,
@@ -42,6 +43,7 @@ PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 __all__ = [
     "PRECISIONS",
+    "UNREADABLE",
     "Failure",
     "Machine",
     "Outcome",

@@ -39,7 +39,19 @@ CODE_TYPES: Mapping[str, npt.DTypeLike] = MappingProxyType(
 CONVOLUTIONS: Mapping[int, Kind] = MappingProxyType({3: "conv1d", 4: "conv2d", 5: "conv3d"})
 
 
-class Source(Protocol):
+class Readable(Protocol):
+    """Something that gives tensors by name."""
+
+    def read(self, name: str) -> Array:
+        """Return one tensor as a NumPy array of a floating type, in the machine's byte order."""
+        ...
+
+    def read_rows(self, name: str, begin: int, end: int) -> Array:
+        """Return the half-open range of a tensor's first axis, reading no more where that can be."""
+        ...
+
+
+class Source(Readable, Protocol):
     """A place weights come from: a list made of headers alone, and a way to read one tensor.
 
     ``ignored`` names what was seen but is no weight of the model, such as optimizer state.
@@ -58,14 +70,6 @@ class Source(Protocol):
     @property
     def ignored(self) -> tuple[Skipped, ...]:
         """What is beside the model's weights."""
-        ...
-
-    def read(self, name: str) -> Array:
-        """Return one tensor as a NumPy array of a floating type, in the machine's byte order."""
-        ...
-
-    def read_rows(self, name: str, begin: int, end: int) -> Array:
-        """Return the half-open range of a tensor's first axis, reading no more where that can be."""
         ...
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from spectra.conventions import Convention
 from spectra.records import Kind, Matrix, Part, Skipped, Tensor
 from spectra.sources import cuts
-from spectra.sources.base import CONVOLUTIONS, FLOAT_TYPES, Array, Source
+from spectra.sources.base import CONVOLUTIONS, FLOAT_TYPES, Array, Readable
 
 # Wrappers of trainers and compilers: never part of what a layer is called.
 WRAPPERS = re.compile(
@@ -113,7 +113,7 @@ def _also_called(matrix: Matrix, name: str) -> Matrix:
     return dataclasses.replace(matrix, aliases=(*matrix.aliases, name + label))
 
 
-def read(matrix: Matrix, source: Source, rows: tuple[int, int] | None = None) -> Array:
+def read(matrix: Matrix, source: Readable, rows: tuple[int, int] | None = None) -> Array:
     """Read a matrix, or some of its N rows, as (n_matrices, rows, columns).
 
     An expert of a stack is read from its own bytes; so are consecutive rows of a fused tensor.

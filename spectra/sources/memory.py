@@ -1,6 +1,8 @@
 """Weights already in memory: a live ``nn.Module``, a state dict, a dict of arrays."""
 
+import copy
 import dataclasses
+import functools
 import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -13,11 +15,12 @@ from spectra.sources.base import CONVOLUTIONS, Array, totals
 from spectra.sources.pytorch import torch_files
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
 
 class MemorySource:
-    """Tensors and arrays by name; nothing is copied before it is read."""
+    """Tensors, arrays, or functions that make them, by name; nothing is copied before it is read."""
 
     def __init__(
         self,
@@ -33,14 +36,19 @@ class MemorySource:
 
     def read(self, name: str) -> Array:
         """Return one tensor as a NumPy array."""
-        return _as_array(self._values[name])
+        return as_array(self._value(name))
 
     def read_rows(self, name: str, begin: int, end: int) -> Array:
         """Return some rows of one tensor."""
-        return _as_array(self._values[name][begin:end])
+        return as_array(self._value(name)[begin:end])
+
+    def _value(self, name: str) -> Any:  # noqa: ANN401 - an array or a tensor
+        value = self._values[name]
+        return value() if callable(value) else value
 
 
-def _as_array(value: Any) -> Array:  # noqa: ANN401 - an array or a tensor
+def as_array(value: Any) -> Array:  # noqa: ANN401 - an array or a tensor
+    """Return an array, or a tensor as one: on the CPU both share their memory with what is returned."""
     return np.asarray(value) if isinstance(value, np.ndarray) else torch_files.to_array(value)
 
 
@@ -107,9 +115,10 @@ def open_module(module: "nn.Module") -> MemorySource:
         if "parametrizations" in prefix.split("."):
             continue  # the originals; their owner lists the effective weight
         hints = _hints(child)
-        for name, parameter in _parameters(child):
+        for name, value in _parameters(child):
             full = f"{prefix}.{name}" if prefix else name
-            values[full] = parameter
+            values[full] = value
+            parameter = value() if callable(value) else value
             kind, groups = hints if name == "weight" else (None, 1)
             tensors[full] = dataclasses.replace(
                 torch_files.describe(full, parameter),
@@ -134,9 +143,19 @@ def config_of(module: "nn.Module") -> dict[str, Any]:
 
 
 def _parameters(module: "nn.Module") -> list[tuple[str, Any]]:
-    """Return the parameters a module owns, parametrised ones as it computes with them."""
-    effective = [(name, getattr(module, name)) for name in getattr(module, "parametrizations", ())]
+    """Return the parameters a module owns; for parametrised ones, what computes them."""
+    names = getattr(module, "parametrizations", ())
+    effective = [(name, functools.partial(_effective, module, name)) for name in names]
     return [*effective, *module.named_parameters(recurse=False)]
+
+
+def _effective(module: "nn.Module", name: str) -> "torch.Tensor":
+    """Compute a parametrised weight from a copy: some, such as spectral_norm, change as they compute."""
+    import torch
+
+    with torch.no_grad():
+        weight: torch.Tensor = copy.deepcopy(module.parametrizations[name]).eval()()  # type: ignore[index,union-attr]
+    return weight
 
 
 def _hints(module: "nn.Module") -> tuple[Kind | None, int]:

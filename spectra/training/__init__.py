@@ -9,6 +9,7 @@ from typing import Any
 
 _HOMES = {
     "Reading": "readings",
+    "SpectralMonitor": "monitor",
 }
 __all__ = [*_HOMES]
 

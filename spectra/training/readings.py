@@ -33,6 +33,8 @@ class Reading:
         Metrics by name, all NaN unless ``status`` is ``ok``.
     warnings : tuple of Finding
     verdict : Verdict
+    span : int
+        Steps that an update covers; 0 for weights and gradients.
     seconds : float
         What this reading cost.
 
@@ -55,32 +57,35 @@ class Reading:
     values: Mapping[str, Value] = field(default_factory=dict)
     warnings: tuple[Finding, ...] = ()
     verdict: Verdict = Verdict.NOT_JUDGED
+    span: int = 0
     seconds: float = 0.0
 
     def __getitem__(self, metric: str) -> Value:
         return self.values.get(metric, math.nan)
 
-    def to_json(self) -> str:
-        """Return the reading as one line of JSON; what is not finite becomes null."""
+    def to_row(self) -> dict[str, Any]:
+        """Return the reading as plain values by name; what is not finite becomes None."""
         values = {k: v if math.isfinite(v) else None for k, v in self.values.items()}
-        return json.dumps(
-            {
-                "step": self.step,
-                "layer": self.layer,
-                "of": self.of,
-                "kind": self.kind,
-                "N": self.N,
-                "M": self.M,
-                "n_eigenvalues": self.n_eigenvalues,
-                "status": self.status.value,
-                "reason": self.reason,
-                "warnings": [finding.value for finding in self.warnings],
-                "verdict": self.verdict.value,
-                "seconds": self.seconds,
-                **values,
-            },
-            ensure_ascii=False,
-        )
+        return {
+            "step": self.step,
+            "layer": self.layer,
+            "of": self.of,
+            "kind": self.kind,
+            "N": self.N,
+            "M": self.M,
+            "n_eigenvalues": self.n_eigenvalues,
+            "status": self.status.value,
+            "reason": self.reason,
+            "warnings": [finding.value for finding in self.warnings],
+            "verdict": self.verdict.value,
+            "span": self.span,
+            "seconds": round(self.seconds, 6),
+            **values,
+        }
+
+    def to_json(self) -> str:
+        """Return the reading as one line of JSON."""
+        return json.dumps(self.to_row(), ensure_ascii=False)
 
     @classmethod
     def from_json(cls, line: str) -> "Reading":
@@ -107,6 +112,7 @@ class Reading:
                 values={k: math.nan if v is None else v for k, v in values.items()},
                 warnings=tuple(Finding(code) for code in found["warnings"]),
                 verdict=Verdict(found["verdict"]),
+                span=int(found["span"]),
                 seconds=float(found["seconds"]),
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -1,0 +1,529 @@
+"""SpectralMonitor: the spectra of a model while it trains, within a budget of time."""
+
+import logging
+import time
+import zlib
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from spectra import analysis, conventions, engine, rmt, tails
+from spectra.errors import SelectionError, unknown_name
+from spectra.inventory import as_tuple, take_stock
+from spectra.metrics import METRICS
+from spectra.records import Finding, Matrix, Spectrum, Status, Value
+from spectra.sources import layouts, memory, open_source
+from spectra.sources.base import Array, Readable
+from spectra.training.history import History
+from spectra.training.names import clean_names
+from spectra.training.readings import SUBJECTS, Reading, Subject
+from spectra.training.schedule import Schedule
+from spectra.training.world import Alone, World, share_out
+
+if TYPE_CHECKING:
+    from torch import nn
+
+METRICS_READ = (
+    "alpha",
+    "alpha_low",
+    "alpha_high",
+    "alpha_stderr",
+    "ks",
+    "n_tail",
+    "alpha_hat",
+    "lambda_max",
+    "log_norm",
+    "stable_rank",
+    "matrix_rank",
+    "rank_loss",
+    "erg_gap",
+    "delta_lambda_min",
+)
+JUDGED_BY = ("alpha", "ks", "n_tail", "rank_loss", "n_spikes")
+"""Metrics that findings and verdicts are made of: computed whatever was asked for."""
+
+Taken = tuple[Subject, int, Array | engine.Failure]
+"""What a spectrum is to be of, the steps it covers, and the stack (n_matrices, rows, columns)."""
+
+OVERHEAD = 5e-3
+"""Seconds a layer is thought to cost beside its decompositions: the fit and its bootstrap."""
+
+IN_HAND = 4
+"""Layers copied and not yet solved, at most: what the background may hold of memory."""
+
+logger = logging.getLogger(__name__)
+
+
+class Judge(Protocol):
+    """Whoever is told of every reading, such as ``Alarms``."""
+
+    def observe(self, reading: Reading, /) -> Sequence[Any]:
+        """Return the alarms that a reading raises or clears."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return plain values to go on from."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any], /) -> None:
+        """Go on from `state`."""
+        ...
+
+
+class SpectralMonitor:
+    """Read the spectra of a model's layers while it trains.
+
+    Call `step` after each optimizer step. Rounds over all layers begin every `every` steps and are
+    spread over as many steps as it takes to stay in the budget, which the monitor measures itself.
+    It only ever reads: random states, gradients, modes and weights are left as they are, and a run
+    with it ends with the very weights of a run without.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        As it is trained: compiled, wrapped or sharded; names are freed of the wrappers' prefixes.
+    every : int, default: 100
+        Steps between the beginnings of two rounds; more where the budget needs it.
+    layers, exclude : str or sequence of str
+        Glob patterns on names, with or without ``.weight``.
+    watch : str or sequence of str, default: "weight"
+        Of ``weight``, ``update`` (the difference to the weights last read, which takes a copy of
+        them) and ``gradient`` (as it is when `step` is called).
+    metrics : sequence of str
+        Names in ``spectra.metrics.METRICS``.
+    budget : float or None, default: 0.01
+        Largest share of wall time that reading may take; None for no limit: whole rounds at once.
+    background : bool, default: False
+        Copy the weights in `step` and solve in a thread; readings come some steps later. Time that
+        the thread takes counts as spent where the model trains on the CPU, whose cores it shares.
+    history : path, optional
+        A file of JSON lines that readings are added to as they come.
+    traps : int, default: 1
+        Shuffles in which correlation traps are looked for, each of which costs a decomposition more.
+    convention, estimator, seed, replicates
+        As for ``spectra.analyze``.
+    alarms : Alarms, optional
+        Told of each reading.
+    on_alarm : callable, optional
+        Called with each alarm raised or cleared; they are logged when left out.
+
+    Attributes
+    ----------
+    parameters : Mapping[str, torch.nn.Parameter]
+        The parameters watched, by clean name: to find them in an optimizer's groups.
+
+    Raises
+    ------
+    SelectionError
+        If a name or pattern fits nothing, or the model holds nothing that is analysed.
+
+    Examples
+    --------
+    >>> import torch
+    >>> model = torch.nn.Sequential(torch.nn.Linear(64, 48), torch.nn.Linear(48, 32))
+    >>> monitor = SpectralMonitor(model, every=10, budget=None)
+    >>> [(reading.layer, reading.step) for reading in monitor.step()]
+    [('0.weight', 1), ('1.weight', 1)]
+    """
+
+    def __init__(
+        self,
+        model: "nn.Module",
+        *,
+        every: int = 100,
+        layers: str | Sequence[str] = (),
+        exclude: str | Sequence[str] = (),
+        watch: Subject | Sequence[Subject] = "weight",
+        metrics: Sequence[str] = METRICS_READ,
+        budget: float | None = 0.01,
+        background: bool = False,
+        history: str | Path | None = None,
+        traps: int = 1,
+        convention: str = "htsr",
+        estimator: str = "csn",
+        seed: int = 0,
+        replicates: int = analysis.REPLICATES,
+        alarms: Judge | None = None,
+        on_alarm: Callable[[Any], None] | None = None,
+        world: World | None = None,
+    ) -> None:
+        if every < 1 or (budget is not None and not 0 < budget < 1):
+            raise SelectionError(
+                "E_OPTION",
+                "every" if every < 1 else "budget",
+                f"is {every if every < 1 else budget}",
+                "`every` is a number of steps, `budget` a share of time between 0 and 1, or None",
+            )
+        for name in metrics:
+            if name not in METRICS:
+                raise unknown_name(name, "metric", tuple(METRICS))
+        self.watch: tuple[Subject, ...] = as_tuple(watch)  # type: ignore[assignment]
+        for subject in self.watch:
+            if subject not in SUBJECTS:
+                raise unknown_name(subject, "subject", SUBJECTS)
+        if estimator not in tails.ESTIMATORS:
+            raise unknown_name(estimator, "estimator", tuple(tails.ESTIMATORS))
+        self._rules = conventions.named(convention)
+        self._estimator = estimator
+        self._metrics = {name: METRICS[name] for name in (*metrics, *JUDGED_BY)}
+        self._asked = tuple(metrics)
+        self._traps, self._seed, self._replicates = traps, seed, replicates
+
+        self._source = open_source(model)
+        stock = take_stock(self._source, self._rules, as_tuple(layers), as_tuple(exclude))
+        self._matrices = stock.matrices
+        if not self._matrices:
+            raise SelectionError(
+                "E_NO_LAYERS", type(model).__name__, "holds no weights that are analysed"
+            )
+        self._names = clean_names([matrix.name for matrix in self._matrices])
+        held = dict(model.named_parameters(remove_duplicate=False))
+        self._held = {m.tensor: held[m.tensor] for m in self._matrices if m.tensor in held}
+        self.parameters: Mapping[str, nn.Parameter] = {
+            layouts.whole_name(name): held[matrix.tensor]
+            for name, matrix in zip(self._names, self._matrices, strict=True)
+            if matrix.tensor in held
+        }
+        self._frozen_read: set[int] = set()
+        self._last_read: dict[int, tuple[int, Array]] = {}
+
+        self._world = world or Alone()
+        costs = [OVERHEAD + (1 + traps) * engine.seconds(matrix) for matrix in self._matrices]
+        owners = share_out(costs, self._world.size)
+        self._schedule = Schedule(costs, every, budget, owners)
+        self._history = History(history if self._world.rank == 0 else None)
+        self._worker = ThreadPoolExecutor(1, "spectra-monitor") if background else None
+        self._pending: deque[Future[tuple[list[Reading], float]]] = deque()
+        self._on_cpu = all(p.device.type == "cpu" for p in self._held.values())
+        self.alarms = alarms
+        self._on_alarm = on_alarm or _log
+        self._step = 0
+        self._began = False
+        self._elapsed_before = 0.0
+        self._clock: float | None = None
+
+    def step(self, step: int | None = None) -> tuple[Reading, ...]:
+        """Say that the optimizer has taken a step; return the readings that became ready.
+
+        Parameters
+        ----------
+        step : int, optional
+            Its number; counted from one when left out. A number that was said before is passed over.
+        """
+        begun = time.perf_counter()
+        number = self._step + 1 if step is None else step
+        if self._began and number <= self._step:
+            return ()
+        self._begin(number, begun)
+        if _is_capturing() or not self._schedule.is_tick(number, self._world.size):
+            return ()
+        elapsed = self._elapsed(begun)
+        due = self._schedule.due(number, elapsed)
+        stop = due.start if len(self._pending) >= IN_HAND else due.stop
+        due = range(due.start, self._world.agree(stop))
+        readings = self._tell(self._world.gather([*self._ready(), *self._read(due)]))
+        self._schedule.done(due, time.perf_counter() - begun)
+        return readings
+
+    def measure(self) -> tuple[Reading, ...]:
+        """Read every layer now, whatever the budget; its cost is not held against the run."""
+        done = self.flush()
+        everything = range(len(self._matrices))
+        readings = self._tell(self._world.gather([*self._read(everything), *self._wait()]))
+        return (*done, *readings)
+
+    def flush(self) -> tuple[Reading, ...]:
+        """Wait for what is being read in the background, and return it."""
+        return self._tell(self._world.gather(self._wait())) if self._worker else ()
+
+    @property
+    def history(self) -> tuple[Reading, ...]:
+        """Every reading of the run so far, oldest first."""
+        return tuple(self._history.readings)
+
+    @property
+    def latest(self) -> dict[tuple[str, Subject], Reading]:
+        """The newest reading of each layer and subject."""
+        return {(reading.layer, reading.of): reading for reading in self._history.readings}
+
+    @property
+    def overhead(self) -> float:
+        """The share of the run's time that reading has taken so far."""
+        elapsed = self._elapsed(time.perf_counter())
+        return self._schedule.spent / elapsed if elapsed > 0 else 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return plain values to go on from, after waiting for what is being read."""
+        self.flush()
+        return {
+            "version": 1,
+            "step": self._step,
+            "elapsed": self._elapsed(time.perf_counter()),
+            "n_readings": len(self._history.readings),
+            "schedule": self._schedule.state(),
+            "alarms": self.alarms.state_dict() if self.alarms else None,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where a saved run ended: readings of its file after that step are made again.
+
+        Raises
+        ------
+        CheckpointError
+            ``E_HISTORY`` if the history file is not that of the saved run.
+        """
+        self._step = int(state["step"])
+        self._history.resume(int(state["n_readings"]), self._step)
+        self._schedule.resume(state["schedule"])
+        self._elapsed_before, self._clock = float(state["elapsed"]), None
+        if self.alarms and state["alarms"] is not None:
+            self.alarms.load_state_dict(state["alarms"])
+        self._began = True
+        if "update" in self.watch:
+            self._remember()
+
+    def close(self) -> None:
+        """Wait for what is being read, write it, and let go of the file and the thread."""
+        self.flush()
+        if self._worker:
+            self._worker.shutdown()
+        self._history.close()
+
+    def __enter__(self) -> "SpectralMonitor":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return (
+            f"<SpectralMonitor of {len(self._matrices)} layers, step {self._step}, "
+            f"{len(self._history.readings)} readings, overhead {self.overhead:.2%}>"
+        )
+
+    def _begin(self, number: int, now: float) -> None:
+        if not self._began:
+            self._history.begin(number)
+            self._began = True
+        if self._clock is None:
+            self._clock = now
+        self._step = number
+
+    def _elapsed(self, now: float) -> float:
+        return self._elapsed_before + (0.0 if self._clock is None else now - self._clock)
+
+    def _read(self, positions: range) -> list[Reading]:
+        """Read this process's share of some layers, or hand copies of them to the background."""
+        readings: list[Reading] = []
+        for position in positions:
+            if self._schedule.owners[position] != self._world.rank or self._is_known(position):
+                continue
+            begun = time.perf_counter()
+            stacks = self._stacks(position)
+            step = self._step
+            if self._worker is None:
+                found = self._solved(position, step, stacks)
+                readings += found
+                self._schedule.cost(position, time.perf_counter() - begun)
+            else:
+                copied = time.perf_counter() - begun
+                self._pending.append(
+                    self._worker.submit(self._solved_apart, position, step, stacks, copied)
+                )
+        return readings
+
+    def _is_known(self, position: int) -> bool:
+        """Tell whether a layer is frozen and was read before: its weights are what they were."""
+        parameter = self._held.get(self._matrices[position].tensor)
+        if parameter is None or parameter.requires_grad:
+            self._frozen_read.discard(position)
+            return False
+        known = position in self._frozen_read
+        self._frozen_read.add(position)
+        return known
+
+    def _stacks(self, position: int) -> list[Taken]:
+        """Take what is watched of a layer, with the steps it covers; copied for the background."""
+        matrix = self._matrices[position]
+        taken: list[Taken] = []
+        weights = self._taken(matrix, self._source)
+        if self._worker is not None and not isinstance(weights, engine.Failure):
+            weights = np.array(weights)
+        for subject in self.watch:
+            if subject == "weight":
+                taken.append((subject, 0, weights))
+            elif subject == "gradient" and self._has_gradient(matrix):
+                gradient = self._taken(matrix, _Gradients(self._held))
+                if self._worker is not None and not isinstance(gradient, engine.Failure):
+                    gradient = np.array(gradient)
+                taken.append((subject, 0, gradient))
+            elif subject == "update" and not isinstance(weights, engine.Failure):
+                since, before = self._last_read.get(position, (0, None))
+                if before is not None:
+                    taken.append((subject, self._step - since, weights - before))
+                self._last_read[position] = (self._step, np.array(weights))
+        return taken
+
+    def _taken(self, matrix: Matrix, source: Readable) -> Array | engine.Failure:
+        import torch
+
+        try:
+            with torch.no_grad():
+                return layouts.read(matrix, source)
+        except engine.UNREADABLE as error:
+            return engine.Failure(Status.UNREADABLE, str(error))
+
+    def _has_gradient(self, matrix: Matrix) -> bool:
+        parameter = self._held.get(matrix.tensor)
+        return parameter is not None and parameter.grad is not None
+
+    def _remember(self) -> None:
+        """Take the weights as they are for what the next update is the difference to."""
+        for position, matrix in enumerate(self._matrices):
+            if self._schedule.owners[position] == self._world.rank:
+                weights = self._taken(matrix, self._source)
+                if not isinstance(weights, engine.Failure):
+                    self._last_read[position] = (self._step, np.array(weights))
+
+    def _solved(
+        self,
+        position: int,
+        step: int,
+        stacks: list[Taken],
+    ) -> list[Reading]:
+        return [
+            self._reading(position, step, subject, span, stack) for subject, span, stack in stacks
+        ]
+
+    def _solved_apart(
+        self,
+        position: int,
+        step: int,
+        stacks: list[Taken],
+        copied: float,
+    ) -> tuple[list[Reading], float]:
+        begun = time.perf_counter()
+        readings = self._solved(position, step, stacks)
+        seconds = time.perf_counter() - begun if self._on_cpu else 0.0
+        self._schedule.cost(position, copied + seconds)
+        return readings, seconds
+
+    def _reading(
+        self, position: int, step: int, subject: Subject, span: int, stack: Array | engine.Failure
+    ) -> Reading:
+        """Turn a stack (n_matrices, rows, columns) into what is known of it."""
+        begun = time.perf_counter()
+        matrix, name = self._matrices[position], self._names[position]
+        # Seeded by layer and step: neither order nor a resumed run changes a number.
+        rng = np.random.default_rng([self._seed, step, zlib.crc32(f"{name} {subject}".encode())])
+        outcome = stack if isinstance(stack, engine.Failure) else engine.solve(matrix, stack)
+        row = analysis.layer_report(
+            matrix,
+            outcome,
+            self._rules,
+            self._estimator,
+            self._metrics,
+            replicates=self._replicates,
+            rng=rng,
+        )
+        values = {metric: row[metric] for metric in self._asked}
+        warnings = row.warnings
+        if subject == "weight" and self._traps and row.status is Status.OK:
+            found = self._look_for_traps(matrix, stack, rng)  # type: ignore[arg-type]
+            values |= found
+            if found.get("n_traps", 0) > 0:
+                warnings = (*warnings, Finding.CORRELATION_TRAP)
+        return Reading(
+            step=step,
+            layer=name,
+            of=subject,
+            kind=row.kind,
+            N=row.N,
+            M=row.M,
+            n_eigenvalues=row.n_eigenvalues,
+            status=row.status,
+            reason=row.reason,
+            values=values,
+            warnings=warnings,
+            verdict=row.verdict,
+            span=span,
+            seconds=time.perf_counter() - begun,
+        )
+
+    def _look_for_traps(
+        self, matrix: Matrix, stack: Array, rng: np.random.Generator
+    ) -> dict[str, Value]:
+        found = []
+        for _ in range(self._traps):
+            shuffled = rng.permutation(np.asarray(stack).reshape(-1)).reshape(stack.shape)
+            outcome = engine.solve(matrix, shuffled)
+            if isinstance(outcome, Spectrum):
+                found.append(rmt.find_traps(outcome))
+        if not found:
+            return {}
+        return {
+            "n_traps": int(np.median([trap.n_traps for trap in found])),
+            "trap_p": float(np.median([trap.p_value for trap in found])),
+        }
+
+    def _ready(self) -> list[Reading]:
+        """Return what the background has finished."""
+        readings: list[Reading] = []
+        while self._pending and self._pending[0].done():
+            readings += self._finished()
+        return readings
+
+    def _wait(self) -> list[Reading]:
+        """Return what the background has in hand, once it is finished."""
+        readings: list[Reading] = []
+        while self._pending:
+            readings += self._finished()
+        return readings
+
+    def _finished(self) -> list[Reading]:
+        readings, seconds = self._pending.popleft().result()
+        self._schedule.spent += seconds
+        return readings
+
+    def _tell(self, readings: Sequence[Reading]) -> tuple[Reading, ...]:
+        self._history.extend(readings)
+        for reading in readings:
+            for alarm in self.alarms.observe(reading) if self.alarms else ():
+                self._on_alarm(alarm)
+        return tuple(readings)
+
+
+class _Gradients:
+    """The gradients of parameters, read as their weights are."""
+
+    def __init__(self, parameters: "Mapping[str, nn.Parameter]") -> None:
+        self._parameters = parameters
+
+    def read(self, name: str) -> Array:
+        return memory.as_array(self._parameters[name].grad)
+
+    def read_rows(self, name: str, begin: int, end: int) -> Array:
+        gradient = self._parameters[name].grad
+        assert gradient is not None  # asked for before
+        return memory.as_array(gradient[begin:end])
+
+
+def _is_capturing() -> bool:
+    """Tell whether a CUDA graph is being captured, into which nothing of ours belongs."""
+    import torch
+
+    return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
+
+
+def _log(alarm: object) -> None:
+    logger.warning("%s", alarm)

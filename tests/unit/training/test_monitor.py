@@ -1,0 +1,394 @@
+import json
+import math
+import time
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import spectra
+from spectra.errors import CheckpointError, SelectionError
+from spectra.records import Status
+from spectra.training import history as histories
+from spectra.training.monitor import SpectralMonitor
+from spectra.training.readings import Reading
+
+
+def perceptron(seed=3):
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(64, 48), nn.ReLU(), nn.Dropout(0.1), nn.Linear(48, 40))
+
+
+def convolutional(seed=3):
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        nn.Conv2d(3, 32, 3),
+        nn.BatchNorm2d(32),
+        nn.ReLU(),
+        nn.Conv2d(32, 32, 3),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(32, 10),
+    )
+
+
+def spectrally_normed(seed=3):
+    torch.manual_seed(seed)
+    normed = nn.utils.parametrizations.spectral_norm(nn.Linear(64, 48))
+    return nn.Sequential(normed, nn.ReLU(), nn.Linear(48, 40))
+
+
+INPUTS = {perceptron: (8, 64), convolutional: (4, 3, 12, 12), spectrally_normed: (8, 64)}
+
+
+def train(model, shape, *, steps=12, monitor=None, optimizer=None, first=1, before_step=None):
+    """Take steps whose data and dropout come from torch's global generator."""
+    optimizer = optimizer or torch.optim.AdamW(model.parameters(), lr=1e-2)
+    for step in range(first, first + steps):
+        optimizer.zero_grad()
+        loss = model(torch.randn(*shape)).square().mean() + torch.rand(())
+        loss.backward()
+        optimizer.step()
+        if monitor is not None:
+            monitor.step()
+        if before_step is not None:
+            before_step(step)
+    return model
+
+
+@pytest.mark.parametrize("build", list(INPUTS))
+@pytest.mark.parametrize("background", [False, True])
+def test_training_with_the_monitor_gives_the_very_weights_of_training_without(build, background):
+    plain = train(build(), INPUTS[build])
+    after_plain = torch.rand(4), np.random.default_rng, torch.get_num_threads()
+
+    watched = build()
+    monitor = SpectralMonitor(
+        watched,
+        every=1,
+        budget=None,
+        watch=("weight", "update", "gradient"),
+        background=background,
+        traps=2,
+    )
+    numpy_state = np.random.get_state()[1].copy()  # noqa: NPY002 - the global one is what we watch
+    train(watched, INPUTS[build], monitor=monitor)
+    monitor.close()
+
+    assert monitor.history
+    assert np.array_equal(numpy_state, np.random.get_state()[1])  # noqa: NPY002
+    for (name, a), (other, b) in zip(
+        plain.state_dict().items(), watched.state_dict().items(), strict=True
+    ):
+        assert name == other
+        assert torch.equal(a, b), name
+    assert torch.equal(after_plain[0], torch.rand(4)), "the global generator moved"
+    assert all(p.requires_grad for p in watched.parameters())
+    assert watched.training
+
+
+def test_a_reading_is_what_an_analysis_of_the_model_gives():
+    model = convolutional()
+    monitor = SpectralMonitor(model, budget=None, replicates=0)
+    report = spectra.analyze(model, replicates=0)
+    readings = monitor.step()
+    assert [reading.layer for reading in readings] == [layer.name for layer in report.layers]
+    for reading, layer in zip(readings, report.layers, strict=True):
+        assert reading.status is layer.status
+        assert set(reading.warnings) == set(layer.warnings)
+        for metric in ("alpha", "ks", "stable_rank", "erg_gap"):
+            assert reading[metric] == pytest.approx(layer[metric], nan_ok=True, abs=0), metric
+
+
+def test_an_update_is_the_difference_to_the_weights_last_read():
+    model = perceptron()
+    monitor = SpectralMonitor(model, every=3, budget=None, watch="update", layers="0.*")
+    before = None
+    spans = []
+
+    def check(step):
+        nonlocal before
+        if step % 3 and step > 1:
+            return
+        now = model[0].weight.detach().double().numpy().copy()
+        for reading in monitor.history:
+            if reading.step == step:
+                largest = np.linalg.norm(now - before, 2) ** 2
+                # differences of float32 numbers are taken in float32
+                assert reading["lambda_max"] == pytest.approx(largest, rel=1e-5)
+                spans.append(reading.span)
+        before = now
+
+    train(model, INPUTS[perceptron], monitor=monitor, before_step=check)
+    assert spans == [2, 3, 3, 3]
+
+
+def test_a_gradient_is_read_as_it_is_after_the_step_and_not_where_there_is_none():
+    model = perceptron()
+    monitor = SpectralMonitor(model, every=1, budget=None, watch="gradient")
+    assert monitor.step() == ()
+    train(model, INPUTS[perceptron], steps=1, monitor=monitor)
+    largest = torch.linalg.matrix_norm(model[0].weight.grad.double(), 2) ** 2
+    assert monitor.history[0]["lambda_max"] == pytest.approx(float(largest), rel=1e-9)
+
+
+def test_frozen_layers_are_read_once_and_again_when_they_train():
+    model = perceptron()
+    model[0].weight.requires_grad_(False)
+    monitor = SpectralMonitor(model, every=1, budget=None)
+    assert len(monitor.step()) == 2
+    assert [reading.layer for reading in monitor.step()] == ["3.weight"]
+    model[0].weight.requires_grad_(True)
+    assert len(monitor.step()) == 2
+
+
+class Clock:
+    """A clock that a test sets; a reading takes a tenth of a second on it."""
+
+    def __init__(self):
+        self.now = 100.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(time, "perf_counter", clock)
+    solved = SpectralMonitor._solved
+
+    def slow(self, *arguments):
+        clock.now += 0.1
+        return solved(self, *arguments)
+
+    monkeypatch.setattr(SpectralMonitor, "_solved", slow)
+    return clock
+
+
+def deep(n_layers=10):
+    return nn.Sequential(*(nn.Linear(32, 32) for _ in range(n_layers)))
+
+
+@pytest.mark.parametrize("budget", [0.01, 0.05])
+def test_reading_stays_within_the_budget_and_goes_round_all_layers(clock, budget):
+    monitor = SpectralMonitor(deep(), every=5, budget=budget)
+    shares = []
+    for _ in range(2000):
+        clock.now += 0.2
+        monitor.step()
+        shares.append(monitor.overhead)
+    # The first layer's cost is not known before it is read; after that none is misjudged.
+    assert max(shares[200:]) <= budget * 1.05
+    assert monitor.overhead >= 0.8 * budget, "what may be spent is spent"
+    counts = dict.fromkeys(monitor.parameters, 0)
+    for reading in monitor.history:
+        counts[reading.layer] += 1
+    assert max(counts.values()) - min(counts.values()) <= 1
+    assert min(counts.values()) >= 3
+
+
+def test_rounds_begin_no_sooner_than_every_so_many_steps(clock):
+    monitor = SpectralMonitor(deep(2), every=50, budget=0.9)
+    for _ in range(200):
+        clock.now += 1.0
+        monitor.step()
+    assert sorted({reading.step for reading in monitor.history}) == [2, 3, 50, 100, 150, 200]
+
+
+def test_no_limit_reads_whole_rounds_at_once():
+    monitor = SpectralMonitor(deep(4), every=4, budget=None)
+    assert [len(monitor.step()) for _ in range(9)] == [4, 0, 0, 4, 0, 0, 0, 4, 0]
+
+
+def test_measuring_at_once_is_not_held_against_the_budget(clock):
+    monitor = SpectralMonitor(deep(3), budget=0.01)
+    monitor.step()
+    assert len(monitor.measure()) == 3
+    assert monitor.overhead == 0
+
+
+def test_a_layer_that_turns_into_nan_is_a_status_and_takes_no_other_with_it():
+    model = perceptron()
+    monitor = SpectralMonitor(model, every=1, budget=None)
+    with torch.no_grad():
+        model[0].weight[2, 3] = math.nan
+    first, second = monitor.step()
+    assert first.status is Status.NON_FINITE
+    assert "1 NaN" in first.reason
+    assert math.isnan(first["alpha"])
+    assert second.status is Status.OK
+
+
+@pytest.mark.parametrize("background", [False, True])
+def test_a_run_killed_and_resumed_continues_its_history_without_a_gap_or_a_repeat(
+    tmp_path, background
+):
+    def begin(path):
+        model = perceptron()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        monitor = SpectralMonitor(
+            model,
+            every=4,
+            budget=None,
+            history=path,
+            watch=("weight", "gradient"),
+            background=background,
+        )
+        return model, optimizer, monitor
+
+    def go(model, optimizer, monitor, first, last):
+        for step in range(first, last + 1):
+            torch.manual_seed(step)
+            train(model, (8, 64), steps=1, monitor=monitor, optimizer=optimizer)
+            monitor.flush()  # in the background, how long a round takes is left to chance
+
+    model, optimizer, monitor = begin(tmp_path / "whole.jsonl")
+    go(model, optimizer, monitor, 1, 30)
+    monitor.close()
+
+    path = tmp_path / "killed.jsonl"
+    model, optimizer, monitor = begin(path)
+    go(model, optimizer, monitor, 1, 14)
+    saved = json.loads(json.dumps(monitor.state_dict()))
+    weights = {k: v.clone() for k, v in model.state_dict().items()}
+    go(model, optimizer, monitor, 15, 23)  # lost with the process, but for the file
+    killed = monitor
+    with path.open("a") as file:
+        file.write('{"step": 24, "layer": "0.we')  # killed while it wrote
+
+    model, optimizer, monitor = begin(path)
+    model.load_state_dict(weights)
+    monitor.load_state_dict(saved)
+    go(model, optimizer, monitor, 15, 30)
+    monitor.close()
+    killed.close()
+
+    def without_cost(file):
+        return [row | {"seconds": 0} for row in map(json.loads, file.read_text().splitlines())]
+
+    assert without_cost(path) == without_cost(tmp_path / "whole.jsonl")
+
+
+def test_a_run_begun_again_without_a_state_keeps_the_readings_before_its_first_step(tmp_path):
+    path = tmp_path / "history.jsonl"
+    model = perceptron()
+    with SpectralMonitor(model, every=5, budget=None, history=path) as monitor:
+        for _ in range(20):
+            monitor.step()
+    with SpectralMonitor(model, every=5, budget=None, history=path) as monitor:
+        for step in range(11, 21):
+            monitor.step(step)
+    steps = [reading.step for reading in histories.load(path)]
+    assert steps == [1, 1, 5, 5, 10, 10, 11, 11, 15, 15, 20, 20]
+    # No state vouched for what was dropped: it is set aside, not lost.
+    assert len(histories.load(tmp_path / "history.1.jsonl")) == 10
+
+
+def test_a_state_and_a_history_of_different_runs_are_told_apart(tmp_path):
+    model = perceptron()
+    with SpectralMonitor(model, every=5, budget=None, history=tmp_path / "a.jsonl") as monitor:
+        for _ in range(20):
+            monitor.step()
+        saved = monitor.state_dict()
+    with (
+        SpectralMonitor(model, history=tmp_path / "b.jsonl") as other,
+        pytest.raises(CheckpointError, match="holds 0 readings, the saved state knows of 10"),
+    ):
+        other.load_state_dict(saved)
+    saved["step"] = 7
+    with (
+        SpectralMonitor(model, history=tmp_path / "a.jsonl") as other,
+        pytest.raises(CheckpointError, match="after step 7"),
+    ):
+        other.load_state_dict(saved)
+
+
+def test_a_history_that_is_none_is_refused_with_its_line(tmp_path):
+    path = tmp_path / "history.jsonl"
+    path.write_text('{"a": 1}\n')
+    with pytest.raises(CheckpointError, match="line 1"):
+        SpectralMonitor(perceptron(), history=path)
+
+
+def test_a_full_disk_costs_no_reading_once_there_is_room(tmp_path, monkeypatch, caplog):
+    path = tmp_path / "history.jsonl"
+    monitor = SpectralMonitor(perceptron(), every=1, budget=None, history=path)
+    monitor.step()
+    file = monitor._history._file
+
+    class Full:
+        def __getattr__(self, name):
+            return getattr(file, name)
+
+        def write(self, content):
+            file.write(content[:20])
+            raise OSError(28, "No space left on device")
+
+    monitor._history._file = Full()
+    monitor.step()
+    assert "No space left" in caplog.text
+    monitor._history._file = file
+    monitor.step()
+    monitor.close()
+    assert [reading.step for reading in histories.load(path)] == [1, 1, 2, 2, 3, 3]
+
+
+def test_names_are_free_of_wrappers_and_lead_to_the_optimizer_s_groups():
+    model = perceptron()
+    compiled = torch.compile(model, backend="eager")
+    monitor = SpectralMonitor(compiled, budget=None)
+    assert list(monitor.parameters) == ["0.weight", "3.weight"]
+    assert monitor.parameters["0.weight"] is model[0].weight
+    assert [reading.layer for reading in monitor.step()] == ["0.weight", "3.weight"]
+
+
+def test_weights_are_read_as_they_are_at_each_step_under_a_parametrisation():
+    model = spectrally_normed()
+    monitor = SpectralMonitor(model, every=1, budget=None, layers="0.*")
+    first = monitor.step()[0]["stable_rank"]
+    train(model, INPUTS[spectrally_normed], steps=3)
+    assert monitor.step()[0]["stable_rank"] != first
+
+
+def test_the_same_step_said_twice_is_passed_over():
+    monitor = SpectralMonitor(perceptron(), every=1, budget=None)
+    assert len(monitor.step(5)) == 2
+    assert monitor.step(5) == ()
+    assert monitor.step(4) == ()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"metrics": ("alpa",)}, "alpa"),
+        ({"watch": "weights"}, "weights"),
+        ({"layers": "nothing*"}, "matches none"),
+        ({"budget": 1.5}, "share of time"),
+        ({"every": 0}, "number of steps"),
+        ({"estimator": "hil"}, "hil"),
+    ],
+)
+def test_a_wrong_option_is_told_before_training(options, message):
+    with pytest.raises(SelectionError, match=message):
+        SpectralMonitor(perceptron(), **options)
+
+
+def test_readings_survive_json_with_what_is_not_finite():
+    reading = Reading(
+        3, "ü.weight", "update", "linear", 8, 4, 4, status=Status.ZERO, values={"alpha": math.nan}
+    )
+    again = Reading.from_json(reading.to_json())
+    assert math.isnan(again["alpha"])
+    assert again.to_json() == reading.to_json()
+
+
+def test_readings_make_a_table(tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    monitor = SpectralMonitor(perceptron(), every=1, budget=None)
+    monitor.step()
+    table = histories.to_arrow(monitor.history)
+    parquet.write_table(table, tmp_path / "history.parquet")
+    again = parquet.read_table(tmp_path / "history.parquet").to_pylist()
+    assert [row["alpha"] for row in again] == [r["alpha"] for r in monitor.history]
