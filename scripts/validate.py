@@ -13,6 +13,8 @@ import argparse
 import json
 from pathlib import Path
 
+from filling import fill
+
 import spectra
 from spectra.ranking import Agreement, Ranking
 
@@ -152,10 +154,7 @@ def main() -> None:
     text = page.read_text("utf-8")
     parts = {"real": real(arguments.models), "made": made(), "seeds": seeds()}
     for name, lines in parts.items():
-        begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
-        before, rest = text.split(begin)
-        table = "\n".join(lines).strip("\n")
-        text = f"{before}{begin}\n{table}\n{end}{rest.split(end)[1]}"
+        text = fill(text, name, "\n".join(lines).strip("\n"))
     page.write_text(text, "utf-8")
 
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from spectra.records import Status as Status
     from spectra.reports import explain as explain
     from spectra.store import Store as Store
+    from spectra.training import SpectralMonitor as SpectralMonitor
     from spectra.trajectories import History as History
     from spectra.trajectories import history as history
 
@@ -52,6 +53,7 @@ _HOMES = {
     "Status": "records",
     "explain": "reports",
     "Store": "store",
+    "SpectralMonitor": "training",
     "History": "trajectories",
     "history": "trajectories",
 }

@@ -5,7 +5,11 @@
 """
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from spectra.training.monitor import SpectralMonitor as SpectralMonitor
+    from spectra.training.readings import Reading as Reading
 
 _HOMES = {
     "Reading": "readings",

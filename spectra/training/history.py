@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-class History:
+class HistoryFile:
     """Readings of a run, oldest first; each is written to `path` as soon as it is there.
 
     Parameters

@@ -19,7 +19,7 @@ from spectra.metrics import METRICS
 from spectra.records import Finding, Matrix, Spectrum, Status, Value
 from spectra.sources import layouts, memory, open_source
 from spectra.sources.base import Array, Readable
-from spectra.training.history import History
+from spectra.training.history import HistoryFile
 from spectra.training.names import clean_names
 from spectra.training.readings import SUBJECTS, Reading, Subject
 from spectra.training.schedule import Schedule
@@ -196,7 +196,7 @@ class SpectralMonitor:
         costs = [OVERHEAD + (1 + traps) * engine.seconds(matrix) for matrix in self._matrices]
         owners = share_out(costs, self._world.size)
         self._schedule = Schedule(costs, every, budget, owners)
-        self._history = History(history if self._world.rank == 0 else None)
+        self._history = HistoryFile(history if self._world.rank == 0 else None)
         self._worker = ThreadPoolExecutor(1, "spectra-monitor") if background else None
         self._pending: deque[Future[tuple[list[Reading], float]]] = deque()
         self._on_cpu = all(p.device.type == "cpu" for p in self._held.values())

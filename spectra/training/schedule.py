@@ -73,6 +73,7 @@ class Schedule:
             if step < self.next_round or not self.predicted:
                 return range(0)
             self.cursor = 0
+        if not self.cursor:  # it begins now, or still waits for its first layer
             self.next_round = (step // self.every + 1) * self.every
         return range(self.cursor, self._reach(self.cursor, elapsed))
 
