@@ -1,0 +1,116 @@
+"""What a SpectralMonitor costs a training run: run as a process by bench.py, one run each.
+
+    python benchmarks/training.py MODEL SECONDS BUDGET [background]
+
+Trains MODEL (mlp3, gpt or resnet) on made-up data for about SECONDS, with a monitor if BUDGET is not 0,
+and prints JSON: seconds a step, the monitor's own overhead, readings, whole rounds.
+"""
+
+import json
+import sys
+import time
+
+import torch
+from torch import Tensor, nn
+
+from spectra import SpectralMonitor
+
+
+class Block(nn.Module):
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.c_attn, self.c_proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:  # (batch, time, width)
+        batch, length, width = x.shape
+        q, k, v = (
+            part.view(batch, length, self.heads, -1).transpose(1, 2)
+            for part in self.c_attn(self.norm1(x)).chunk(3, dim=-1)
+        )
+        mixed = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+        x = x + self.c_proj(mixed.transpose(1, 2).reshape(batch, length, width))
+        return x + self.down(nn.functional.gelu(self.up(self.norm2(x))))
+
+
+class Residual(nn.Module):
+    def __init__(self, inside: int, outside: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inside, outside, 3, stride, 1, bias=False)
+        self.conv2 = nn.Conv2d(outside, outside, 3, 1, 1, bias=False)
+        self.bn1, self.bn2 = nn.BatchNorm2d(outside), nn.BatchNorm2d(outside)
+        self.short = (
+            nn.Conv2d(inside, outside, 1, stride, bias=False) if stride > 1 else nn.Identity()
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        inner = torch.relu(self.bn1(self.conv1(x)))
+        return torch.relu(self.bn2(self.conv2(inner)) + self.short(x))
+
+
+def mlp3() -> tuple[nn.Module, Tensor, Tensor]:
+    layers = [nn.Linear(784, 300), nn.ReLU(), nn.Linear(300, 100), nn.ReLU(), nn.Linear(100, 10)]
+    return nn.Sequential(*layers), torch.rand(32, 784), torch.randint(10, (32,))
+
+
+def gpt() -> tuple[nn.Module, Tensor, Tensor]:
+    width, words, length = 256, 2048, 128
+    blocks = (Block(width, 4) for _ in range(4))
+    model = nn.Sequential(nn.Embedding(words, width), *blocks, nn.Linear(width, words))
+    tokens = torch.randint(words, (8, length + 1))
+    return model, tokens[:, :-1], tokens[:, 1:].flatten()
+
+
+def resnet() -> tuple[nn.Module, Tensor, Tensor]:
+    """ResNet-20 for images of 32 x 32."""
+    sizes = [(16, 16, 1)] * 3 + [(16, 32, 2), (32, 32, 1), (32, 32, 1)]
+    sizes += [(32, 64, 2), (64, 64, 1), (64, 64, 1)]
+    stem = [nn.Conv2d(3, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU()]
+    top = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10)]
+    blocks = [Residual(*size) for size in sizes]
+    return nn.Sequential(*stem, *blocks, *top), torch.rand(32, 3, 32, 32), torch.randint(10, (32,))
+
+
+def main() -> None:
+    name, seconds, budget = sys.argv[1], float(sys.argv[2]), float(sys.argv[3])
+    torch.manual_seed(0)
+    model, inputs, targets = {"mlp3": mlp3, "gpt": gpt, "resnet": resnet}[name]()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    monitor = None
+    if budget:
+        monitor = SpectralMonitor(
+            model, every=100, budget=budget, background="background" in sys.argv
+        )
+
+    def step() -> None:
+        optimizer.zero_grad()
+        outputs = model(inputs)
+        nn.functional.cross_entropy(outputs.reshape(-1, outputs.shape[-1]), targets).backward()
+        optimizer.step()
+        if monitor is not None:
+            monitor.step()
+
+    for _ in range(5):
+        step()
+    begun, steps = time.perf_counter(), 0
+    while time.perf_counter() - begun < seconds:
+        step()
+        steps += 1
+    took = time.perf_counter() - begun
+    found = {"step": took / steps, "steps": steps}
+    if monitor is not None:
+        layers = len({r.layer for r in monitor.history}) or 1
+        found |= {
+            "overhead": monitor.overhead,
+            "readings": len(monitor.history),
+            "rounds": len(monitor.history) / layers,
+            "layers": layers,
+        }
+        monitor.close()
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
