@@ -8,7 +8,16 @@ import importlib
 from typing import Any
 
 _HOMES = {
+    "ALPHADECAY": "rules",
+    "ALPHADECAY_SIGMOID": "rules",
+    "LLR": "rules",
+    "LayerRule": "rules",
+    "LayerwiseDecay": "controllers",
+    "LayerwiseLR": "controllers",
     "Reading": "readings",
+    "TEMPBALANCE": "rules",
+    "multipliers": "rules",
+    "parameter_groups": "layer_groups",
 }
 __all__ = [*_HOMES]
 
