@@ -13,6 +13,7 @@ from typing import Literal, TypeAlias, get_args
 
 from spectra.errors import SelectionError, unknown_name
 from spectra.naming import block_of
+from spectra.policies import linear_map
 from spectra.tails import ESTIMATORS
 
 Map: TypeAlias = Literal["linear", "sqrt", "log2", "step", "block_sigmoid"]
@@ -151,8 +152,7 @@ def is_exponent(alpha: float) -> bool:
 
 
 def _linear(alphas: Sequence[float], rule: LayerRule) -> list[float]:
-    least, most = min(alphas), max(alphas)
-    return [rule.low + (rule.high - rule.low) * ((a - least) / (most - least)) for a in alphas]
+    return linear_map(alphas, rule.low, rule.high)
 
 
 def _step(alphas: Sequence[float], rule: LayerRule) -> list[float]:
