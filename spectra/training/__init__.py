@@ -12,8 +12,17 @@ if TYPE_CHECKING:
     from spectra.training.readings import Reading as Reading
 
 _HOMES = {
+    "ALPHADECAY": "rules",
+    "ALPHADECAY_SIGMOID": "rules",
+    "LLR": "rules",
+    "LayerRule": "rules",
+    "LayerwiseDecay": "controllers",
+    "LayerwiseLR": "controllers",
     "Reading": "readings",
     "SpectralMonitor": "monitor",
+    "TEMPBALANCE": "rules",
+    "multipliers": "rules",
+    "parameter_groups": "layer_groups",
 }
 __all__ = [*_HOMES]
 

@@ -22,6 +22,12 @@ def test_importing_the_package_loads_nothing_heavy():
     assert loaded_by("import spectra") == set()
 
 
+def test_the_training_package_and_its_rules_load_no_torch():
+    assert loaded_by("import spectra.training") == set()
+    rules = "from spectra.training import TEMPBALANCE, multipliers\nmultipliers({'a': 2.0}, TEMPBALANCE)"
+    assert "torch" not in loaded_by(rules)
+
+
 def test_help_loads_nothing_heavy():
     code = "from click.testing import CliRunner\nfrom spectra.cli import main\n"
     for arguments in ([], ["--help"], ["analyze", "--help"], ["cache", "clear", "--help"]):
