@@ -8,6 +8,10 @@ import importlib
 from typing import Any
 
 _HOMES = {
+    "Alarm": "alarms",
+    "AlarmKind": "judgements",
+    "AlarmRules": "judgements",
+    "Alarms": "alarms",
     "Reading": "readings",
 }
 __all__ = [*_HOMES]
