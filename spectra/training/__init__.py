@@ -8,7 +8,7 @@ import importlib
 from typing import Any
 
 _HOMES = {
-    "Alarm": "alarms",
+    "Alarm": "tracking",
     "AlarmKind": "judgements",
     "AlarmRules": "judgements",
     "Alarms": "alarms",
