@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Literal, TypeAlias
 
-from spectra import tails
+from spectra import rmt, tails
 from spectra.conventions import HTSR
 from spectra.errors import SelectionError
 from spectra.records import Finding, Status
@@ -58,7 +58,10 @@ class AlarmRules:
         Largest chance, by alpha's own interval, of an alpha so far beyond an edge if the exponent
         were that edge. Of one layer and one reading.
     trap_level : float
-        Largest chance, if all layers were noise, that any layer shows a trap at one reading each.
+        Largest chance, if all layers were Gaussian noise, that any shows a trap at one reading each.
+    trap_margin : float
+        How many times as far beyond the edge of noise as Gaussian entries reach at that level. At 1
+        entries that are merely heavier-tailed than Gaussian, as trained ones are, look like traps.
     warm_up : int or None
         Step from which on alpha above the band is told of a layer that was never inside. None:
         never, since at the start every layer is like random weights.
@@ -80,6 +83,7 @@ class AlarmRules:
     alpha_high: float = UNDER_TRAINED
     alpha_level: float = 0.025
     trap_level: float = 0.01
+    trap_margin: float = 2.0
     warm_up: int | None = None
     rank_loss: float = COLLAPSED
     rank_fall: float = 0.25
@@ -94,6 +98,10 @@ class AlarmRules:
                 raise SelectionError(
                     "E_RULE", name, f"must lie between 0 and 1, is {getattr(self, name)}"
                 )
+        if not self.trap_margin >= 1:
+            raise SelectionError(
+                "E_RULE", "trap_margin", f"must be 1 or more, is {self.trap_margin}"
+            )
         if not 1 < self.alpha_low < self.alpha_high:
             raise SelectionError(
                 "E_RULE",
@@ -248,18 +256,27 @@ def correlation_trap(reading: Reading, rules: AlarmRules, n_layers: int) -> Judg
     """Tell an eigenvalue that survives shuffling, among as many layers as are watched.
 
     Each layer is a chance for noise to stand out, so its p-value is multiplied by their number
-    (Bonferroni), which holds however the layers depend on each other.
+    (Bonferroni), which holds however the layers depend on each other. That p-value is of Gaussian
+    entries; those with heavier tails reach further, which the margin allows for.
     """
     if not math.isfinite(reading["trap_p"]):
         return SILENT
-    p = min(1.0, n_layers * reading["trap_p"])
-    if p <= rules.trap_level:
-        size = reading["trap_size"]
+    p, size = min(1.0, n_layers * reading["trap_p"]), reading["trap_size"]
+    if p <= rules.trap_level and not size < _least_size(reading, rules, n_layers):
         times = f", the largest {size:.3g} times the edge of noise" if math.isfinite(size) else ""
-        count = int(reading["n_traps"]) if math.isfinite(reading["n_traps"]) else 1
-        many = "an eigenvalue survives" if count <= 1 else f"{count} eigenvalues survive"
-        return Judgement("shown", p, f"{many} shuffling the entries{times}")
+        many = reading["n_traps"]
+        count = f"{many:.0f} eigenvalues survive" if many > 1 else "an eigenvalue survives"
+        return Judgement("shown", p, f"{count} shuffling the entries{times}")
     return CLEAR if reading["trap_p"] > TRAP_GONE else BETWEEN
+
+
+def _least_size(reading: Reading, rules: AlarmRules, n_layers: int) -> float:
+    """Return the least largest eigenvalue of a trap, over the edge of noise."""
+    N, M = reading.N, reading.M
+    slices = max(reading.n_eigenvalues // M, 1)
+    level = max(rules.trap_level / (n_layers * slices), float(rmt.TRACY_WIDOM_LEVELS[-1]))
+    reach = rmt.largest_of_noise(N, M, level=min(level, 0.5), n_matrices=slices) / rmt.edge(N, M)
+    return 1 + rules.trap_margin * max(reach - 1, 0.0)
 
 
 def alpha_below_band(reading: Reading, rules: AlarmRules) -> Judgement:

@@ -134,7 +134,7 @@ def test_a_layer_in_the_band_raises_nothing(rng):
 @pytest.mark.slow
 def test_noise_raises_no_more_than_is_claimed(rng):
     """200 redrawn layers of each shape; single readings, the strictest count there is."""
-    rules = AlarmRules(confirm=1, warm_up=0)
+    rules = AlarmRules(confirm=1, warm_up=0, trap_margin=1)  # by the p-value alone
     shown = dict.fromkeys(AlarmKind, 0)
     for shape in SHAPES:
         for draw in range(200):
@@ -152,7 +152,7 @@ def test_noise_raises_no_more_than_is_claimed(rng):
 def test_many_layers_of_noise_do_not_add_up(rng):
     """A trap in any of 40 layers in a round is as rare as one in a single layer would be."""
     rounds, layers, hits = 15, 40, 0
-    alarms = Alarms(AlarmRules(confirm=1))
+    alarms = Alarms(AlarmRules(confirm=1, trap_margin=1))
     told(alarms, [made(-1, layer=f"{i}", trap_p=1.0) for i in range(layers)])  # all are known
     for step in range(rounds):
         readings = [
@@ -161,6 +161,20 @@ def test_many_layers_of_noise_do_not_add_up(rng):
         ]
         hits += any(alarm.state == "raised" for alarm in told(alarms, readings))
     assert hits <= 2  # 0.15 expected; at 0.01 a layer it were 5
+
+
+@pytest.mark.slow
+def test_entries_of_heavier_tails_are_no_trap_thanks_to_the_margin(rng):
+    """Laplace entries: by the p-value alone about one kernel in three, with the margin at most 3 %."""
+    shape, shown = (9, 32, 32), {1: 0, 2: 0}
+    for draw in range(100):
+        weights = rng.laplace(size=shape)
+        found = traps(weights, rng=rng)
+        reading = Reading(draw, "conv", "weight", "conv2d", 32, 32, 288, values=found)
+        for margin in shown:
+            shown[margin] += len(Alarms(AlarmRules(1, trap_margin=margin)).observe(reading))
+    assert shown[1] > 20
+    assert shown[2] <= 8  # binomial(100, 0.03) exceeds it with a chance of 0.004
 
 
 @pytest.mark.slow
@@ -446,7 +460,13 @@ def test_alarms_come_back_from_their_lines():
 def test_mistakes_are_told_by_name():
     with pytest.raises(SelectionError, match="did you mean non_finite"):
         Alarms(stop_on=["non_finit"])
-    for wrong in ({"confirm": 0}, {"trap_level": 1.5}, {"rank_fall": math.nan}, {"alpha_low": 7.0}):
+    for wrong in (
+        {"confirm": 0},
+        {"trap_level": 1.5},
+        {"trap_margin": 0.5},
+        {"rank_fall": math.nan},
+        {"alpha_low": 7.0},
+    ):
         with pytest.raises(SelectionError, match=next(iter(wrong))):
             AlarmRules(**wrong)
 
