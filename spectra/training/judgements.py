@@ -150,7 +150,7 @@ class Past:
     tested : bool
         Whether traps were looked for.
     stable_ranks : tuple of float
-        The latest ones at which nothing was wrong with its rank.
+        The latest ones, but for those of a rank that has collapsed.
     """
 
     fitted: bool = False
@@ -190,13 +190,10 @@ def judge(
     }
 
 
-def remember(
-    reading: Reading, past: Past, rules: AlarmRules, found: Mapping[AlarmKind, Judgement]
-) -> Past:
-    """Return the past with this reading in it; a rank that has collapsed is no yardstick."""
+def remember(reading: Reading, past: Past, rules: AlarmRules, *, collapsed: bool) -> Past:
+    """Return the past with this reading in it; a rank that is `collapsed` is no yardstick."""
     ranks, rank = past.stable_ranks, reading["stable_rank"]
-    sound = found.get(AlarmKind.RANK_COLLAPSE, SILENT).seen in ("clear", "silent")
-    if sound and math.isfinite(rank):
+    if math.isfinite(rank) and not collapsed:
         ranks = (*ranks, float(rank))[-rules.memory :]
     in_band = rules.alpha_low <= reading["alpha"] <= rules.alpha_high
     return replace(

@@ -169,7 +169,8 @@ def follow(
         advance(kind, judged, reading.step)
     if reading.of == "weight":
         advance(AlarmKind.ANTI_GROKKING_SIGN, *_together(tracks))
-    past = remember(reading, before.past, rules, found)
+    collapsed = tracks.get(AlarmKind.RANK_COLLAPSE, Track()).shown > 0
+    past = remember(reading, before.past, rules, collapsed=collapsed)
     return Watched(reading.step, past, tracks), tuple(news for news in told if news is not None)
 
 

@@ -313,9 +313,11 @@ def ranks(values, **rest):
     return [made(step, stable_rank=value, **rest) for step, value in enumerate(values)]
 
 
-def test_learning_lowers_the_stable_rank_without_an_alarm():
-    """From noise of 784 × 300 to a fifth of it, half of the way in the first readings."""
-    falling = 115 * (0.2 + 0.8 * np.exp(-np.arange(60) / 2))
+@pytest.mark.parametrize("readings", [1, 2, 4, 8, 16])
+@pytest.mark.parametrize("end", [0.2, 0.1])
+def test_learning_lowers_the_stable_rank_without_an_alarm(readings, end):
+    """From noise of 784 × 300 to a fifth or a tenth of it, within so many readings."""
+    falling = 115 * (end + (1 - end) * np.exp(-np.arange(80) / readings))
     assert told(Alarms(), ranks(falling)) == []
 
 
