@@ -31,10 +31,11 @@ class Alarms:
 
     Notes
     -----
-    False alarms, measured in ``tests/unit/training/test_alarms.py``: Gaussian noise raises traps in
-    at most ``trap_level`` of the rounds over all layers, single readings counted, and no other kind.
-    The level of alpha is that of one layer and is not divided by how many there are: of 100 layers
-    whose exponent is 2, one or two readings at a time may show it, of exponents at 6 up to five.
+    False alarms, held to in ``tests/unit/training/test_alarms.py``: by its p-value alone a trap is
+    seen in at most ``trap_level`` of the rounds over all layers of Gaussian noise, single readings
+    counted; with ``trap_margin`` hardly ever, and of entries with Laplace tails in 3 % at most.
+    Noise raises no other kind. The level of alpha is that of one layer: of 100 layers whose exponent
+    is 2 one or two readings at a time may show it, of exponents at 6 up to five.
     Sources: SETOL section 3.3.1 for traps; arXiv 2506.04434 for alpha < 2 with them.
 
     Examples

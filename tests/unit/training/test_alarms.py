@@ -306,6 +306,30 @@ def test_a_trap_that_appears_beside_a_low_alpha_is_a_sign_of_its_own():
     assert AlarmKind.ANTI_GROKKING_SIGN not in [alarm.kind for alarm in always]
 
 
+def test_a_trap_must_stand_clear_of_the_edge_of_noise():
+    """At 100 × 100 the 1 % point of Gaussian entries is 1.06 edges: twice as far is 1.12."""
+    for size, raised in ((1.08, 0), (1.2, 1)):
+        readings = [made(step, trap_p=1e-5, trap_size=size) for step in range(5)]
+        assert len(told(Alarms(), readings)) == raised
+
+
+def test_a_trap_ends_where_noise_is_usual_and_not_where_it_is_in_doubt():
+    alarms = Alarms()
+    told(alarms, [with_trap(step, 1e-6) for step in range(5)])
+    assert told(alarms, [with_trap(step, 0.02) for step in range(10, 20)]) == []
+    interrupted = [with_trap(20 + i, 1e-6 if i % CONFIRM == 2 else 0.5) for i in range(12)]
+    assert told(alarms, interrupted) == []
+    assert len(told(alarms, [with_trap(step, 0.5) for step in range(40, 50)])) == 1
+    (again,) = told(alarms, [with_trap(step, 1e-6) for step in range(50, 60)])
+    assert again.severity == "warning"  # it was gone, so that it has appeared
+
+
+def test_a_trap_that_comes_by_way_of_doubt_has_appeared():
+    path = [0.5, 0.02, 1e-6, 1e-6, 1e-6]
+    (alarm,) = told(Alarms(), [with_trap(step, p) for step, p in enumerate(path)])
+    assert (alarm.severity, alarm.since) == ("warning", 2)
+
+
 # Ranks.
 
 
@@ -328,6 +352,16 @@ def test_a_stable_rank_that_falls_to_a_quarter_of_its_past_is_told_until_it_is_h
     assert found[0].since == 6
     assert found[1].step == 46 + CONFIRM - 1
     assert "from 20 to 4" in found[0].text
+
+
+def test_a_slow_fall_is_measured_against_the_latest_past():
+    assert told(Alarms(), ranks([115] * 30 + [115 * 0.9**i for i in range(40)])) == []
+
+
+def test_lost_ranks_are_back_at_half_the_loss():
+    losses = [0] + [12] * 5 + [8] * 10 + [4] * 5
+    found = told(Alarms(), [made(step, rank_loss=loss) for step, loss in enumerate(losses)])
+    assert [(alarm.state, alarm.step) for alarm in found] == [("raised", 3), ("cleared", 18)]
 
 
 def test_a_layer_left_without_a_spectrum_has_collapsed_and_an_orthogonal_start_has_not():
