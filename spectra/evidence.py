@@ -7,19 +7,18 @@ import dataclasses
 import functools
 import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
 
-from spectra import conventions, engine, rmt, setol, tails
+from spectra import conventions, engine, rmt, setol, tails, traps
 from spectra.conventions import Convention
 from spectra.errors import CheckpointError
 from spectra.records import Matrix, Spectrum, Status, TailFit, Value, Vector
-
-Solve = Callable[[Vector, Matrix], Spectrum]
+from spectra.traps import Solve
 
 N_SHUFFLED = 5
 GOF_SAMPLES = 200
@@ -29,8 +28,6 @@ FARMS_BLOCKS = 64
 N_NOISE = 25
 NOISE = 1
 """Raised with every change of how noise is drawn: what was stored of it is then not found."""
-WINSOR = 5.0
-"""Entries are clipped at this many standard deviations to see whether a few huge ones make a trap."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -386,23 +383,19 @@ def _shuffled(
 ) -> dict[str, Value]:
     """See what is left when the entries of W are shuffled, and where traps come from."""
     stack = np.asarray(read(matrix), np.float64)
-    replicas = [
-        solve(rng.permutation(stack.reshape(-1)).reshape(stack.shape), matrix)
-        for _ in range(N_SHUFFLED)
-    ]
-    traps = [rmt.find_traps(replica) for replica in replicas]
+    replicas = traps.shuffled(stack, matrix, rng, solve, N_SHUFFLED)
     fits = [tails.fit_tail(r, convention=rules, estimator=estimator) for r in replicas]
     alphas = [f.alpha for f in fits if f.status is Status.OK]
     distance = _jensen_shannon if rules.peer_layouts else _wasserstein
     distances = [distance(spectrum.eigenvalues, replica.eigenvalues) for replica in replicas]
-    n_traps = int(np.median([trap.n_traps for trap in traps]))
+    survivors = traps.summarise(replicas)
     pooled, spread = farms(stack, matrix, rules, rng, solve)
     found: dict[str, Value] = {
         "alpha_farms": pooled,
         "alpha_farms_sd": spread,
         "alpha_shuffled": float(np.mean(alphas)) if alphas else math.nan,
-        "n_traps": n_traps,
-        "trap_p": float(np.median([trap.p_value for trap in traps])),
+        "n_traps": survivors["n_traps"],
+        "trap_p": survivors["trap_p"],
         "trap_mean_share": 0.0,
         "trap_entries_share": 0.0,
         "rand_distance": float(np.mean(distances)),
@@ -410,15 +403,8 @@ def _shuffled(
             distance(a.eigenvalues, b.eigenvalues) for a, b in itertools.combinations(replicas, 2)
         ),
     }
-    if n_traps:
-        order = rng.permutation(stack.size)
-        centred = stack - stack.mean()
-        limit = WINSOR * _robust_sd(centred)
-        clipped = np.clip(stack, stack.mean() - limit, stack.mean() + limit)
-        whole = _excess(stack, order, matrix, solve)
-        for column, without in (("trap_mean_share", centred), ("trap_entries_share", clipped)):
-            left = _excess(without, order, matrix, solve)
-            found[column] = float(np.clip(1 - left / whole, 0, 1)) if whole > 0 else 0.0
+    if survivors["n_traps"]:
+        found |= traps.origin(stack, matrix, rng, solve)
     return found
 
 
@@ -437,18 +423,6 @@ def _jensen_shannon(values: Vector, others: Vector) -> float:
         return float(np.sum(a[positive] * np.log(a[positive] / m[positive])))
 
     return math.sqrt(max((divergence(p) + divergence(q)) / 2, 0.0))
-
-
-def _excess(stack: Vector, order: np.ndarray, matrix: Matrix, solve: Solve) -> float:
-    """Return how far the largest eigenvalue of a shuffled matrix stands above the noise edge."""
-    spectrum = solve(stack.reshape(-1)[order].reshape(stack.shape), matrix)
-    variance = float(np.mean(spectrum.eigenvalues)) / matrix.N
-    return float(spectrum.eigenvalues[-1]) - rmt.edge(matrix.N, matrix.M, variance)
-
-
-def _robust_sd(values: Vector) -> float:
-    """Return the standard deviation that the median absolute deviation of a Gaussian implies."""
-    return 1.4826 * float(np.median(np.abs(values)))
 
 
 def _decomposed(

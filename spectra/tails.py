@@ -26,6 +26,8 @@ MAX_FINGERS = 10
 MIN_REPLICATES = 10
 ERG_SPREAD = 3.3  # measured at alpha 2.5 to 4, where xmin and the scale are chosen from the sample
 NORMAL_975 = 1.959963984540054
+TOO_SMALL = 1.5
+"""The spread of alpha over its standard error, which takes xmin for known; on pure power laws."""
 TINY = float(np.finfo(np.float64).tiny)
 
 
@@ -115,13 +117,13 @@ def interval(fit: TailFit, replicates: Sequence[float]) -> tuple[float, float]:
     many = len(replicates) >= MIN_REPLICATES
     student = _student_975(len(replicates) - 1) if many else NORMAL_975
     if fit.cutoff_rate > 0 or fit.alpha <= 1:  # alpha of a law with a cut-off may be anything
-        spread = float(np.std(replicates, ddof=1)) if many else 1.5 * fit.alpha_stderr
+        spread = float(np.std(replicates, ddof=1)) if many else TOO_SMALL * fit.alpha_stderr
         return fit.alpha - student * spread, fit.alpha + student * spread
     usable = [alpha for alpha in replicates if alpha > 1]
     if many and len(usable) >= MIN_REPLICATES:
         spread = float(np.std(np.log(np.array(usable) - 1), ddof=1))
     else:
-        spread = 1.5 / math.sqrt(fit.n_tail)
+        spread = TOO_SMALL / math.sqrt(fit.n_tail)
     factor = math.exp(student * spread)
     return 1 + (fit.alpha - 1) / factor, 1 + (fit.alpha - 1) * factor
 
@@ -132,6 +134,36 @@ def _student_975(freedom: int) -> float:
     first = (z**3 + z) / 4
     second = (5 * z**5 + 16 * z**3 + 3 * z) / 96
     return z + first / freedom + second / freedom**2
+
+
+def edge_p(alpha: float, end: float, edge: float) -> float:
+    """Return the chance of an alpha as far beyond an edge if the exponent were that edge.
+
+    From one end of its own 95 % interval, which is symmetric and near normal in ln(alpha - 1).
+
+    Parameters
+    ----------
+    alpha : float
+        The estimate.
+    end : float
+        ``alpha_high`` for the chance of one as low, ``alpha_low`` for that of one as high.
+    edge : float
+        Above 1.
+
+    Returns
+    -------
+    float
+        One-sided; NaN unless 1 < `alpha` and 1 < `end` differ.
+
+    Examples
+    --------
+    >>> round(edge_p(1.8, 2.0, 2.0), 4), round(edge_p(1.8, 1.6, 2.0), 2)
+    (0.025, 0.94)
+    """
+    if not (alpha > 1 and end > 1 and alpha != end):
+        return math.nan
+    distance = math.log((edge - 1) / (alpha - 1)) / math.log((end - 1) / (alpha - 1))
+    return math.erfc(distance * NORMAL_975 / math.sqrt(2)) / 2
 
 
 def near_minimal(x: Vector, fit: TailFit, convention: Convention) -> tuple[float, float]:

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from spectra import conventions
+from spectra import conventions, tails
 from spectra.records import Finding, LayerReport, ModelReport, Status, Verdict
 from spectra.trajectories.records import Sign, SignKind
 from spectra.verdicts import COLLAPSED, OVER_TRAINED
@@ -57,7 +57,8 @@ def _of_layer(steps: Sequence[int], rows: Sequence[LayerReport], least: int) -> 
     begin = _begin(rows, able, _is_below_band)
     if begin is not None and any(rows[i]["alpha"] >= OVER_TRAINED for i in able if i < begin):
         last = rows[able[-1]]
-        yield _sign(SignKind.LEFT_BAND, steps, able, begin, last, float(last["alpha"]), _p(last))
+        chance = tails.edge_p(float(last["alpha"]), float(last["alpha_high"]), OVER_TRAINED)
+        yield _sign(SignKind.LEFT_BAND, steps, able, begin, last, float(last["alpha"]), chance)
     looked = [i for i in fitted if "n_traps" in rows[i].metrics]
     begin = _begin(rows, looked, lambda row: Finding.CORRELATION_TRAP in row.warnings)
     if begin is not None and begin > looked[0]:
@@ -112,18 +113,6 @@ def _rank_loss(row: LayerReport, least: int) -> float:
     if row.n_eigenvalues < least:
         return math.nan
     return float(row.metrics.get("rank_loss", math.nan)) / row.n_eigenvalues
-
-
-def _p(row: LayerReport) -> float:
-    """Return the chance of an alpha as low if it were 2, from its own 95 % interval.
-
-    The interval is symmetric in ln(alpha - 1) (docs/uncertainty.md), normal enough for this.
-    """
-    alpha, high = float(row["alpha"]), float(row["alpha_high"])
-    if not 1 < alpha < high:
-        return math.nan
-    spread = math.log((high - 1) / (alpha - 1)) / stats.norm.ppf(0.975)
-    return float(stats.norm.cdf(math.log((alpha - 1) / (OVER_TRAINED - 1)) / spread))
 
 
 def _rising(steps: Sequence[int], reports: Sequence[ModelReport]) -> Iterator[Sign]:
