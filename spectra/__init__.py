@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from spectra.records import ModelReport as ModelReport
     from spectra.records import Status as Status
     from spectra.reports import explain as explain
+    from spectra.smoothing import Smoothed as Smoothed
+    from spectra.smoothing import smooth as smooth
     from spectra.store import Store as Store
     from spectra.trajectories import History as History
     from spectra.trajectories import history as history
@@ -51,6 +53,8 @@ _HOMES = {
     "ModelReport": "records",
     "Status": "records",
     "explain": "reports",
+    "Smoothed": "smoothing",
+    "smooth": "smoothing",
     "Store": "store",
     "History": "trajectories",
     "history": "trajectories",

@@ -18,6 +18,7 @@ from spectra.cli.caching import cache
 from spectra.cli.comparing import compare
 from spectra.cli.following import history
 from spectra.cli.ranking import rank
+from spectra.cli.smoothing import smooth
 from spectra.errors import DeviceError, SelectionError, SpectraError, printable
 
 
@@ -80,5 +81,5 @@ def doctor() -> None:
     sys.exit(0 if checks.run() else 1)
 
 
-for command in (analyze, demo, describe, rank, compare, history, cache):
+for command in (analyze, demo, describe, rank, compare, history, smooth, cache):
     main.add_command(command)
