@@ -15,7 +15,7 @@ from spectra.reports.terminal import MAX_ROWS, add_row, new_table, shorten
 from spectra.smoothing import Smoothed, SmoothedLayer
 
 HEADERS = ("layer", "N×M", "rank", "kept", "‖W‖²", "status")
-LEGEND = "rank: singular components · kept: those of the tail · ‖W‖²: share of ‖W‖²_F in them"
+LEGEND = "rank: singular components · kept: in the tail · ‖W‖²: their share of ‖W‖²_F"
 MIN_NAME_WIDTH = 16
 NAMED = 3
 

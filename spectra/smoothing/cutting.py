@@ -1,5 +1,6 @@
 """One layer cut to its tail: how much of it is kept, and the numbers put back where they lay."""
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -28,15 +29,17 @@ def intend(matrix: Matrix, row: LayerReport, to: setol.To) -> Intent:
     The ERG condition needs no power law, so a layer without one can be cut to it.
     """
     enough = (Status.OK, Status.FIT_FAILED) if to == "erg" else (Status.OK,)
-    size, rank, kept = 0, 0, 1.0
     reason = "" if row.status in enough else row.reason or STATUS_TEXT[row.status]
-    if row.spectrum is not None and row.fit is not None:
-        rank = int(row["matrix_rank"])
-        if not reason:
-            size = setol.tail_size(row.spectrum, row.fit, to)
+    found = row["matrix_rank"]
+    size = rank = 0 if math.isnan(found) else int(found)
+    kept = 1.0 if rank else math.nan
+    if not reason and row.spectrum is not None and row.fit is not None:
+        size = setol.tail_size(row.spectrum, row.fit, to)
+        if size >= rank:
+            size, reason = rank, ALL_KEPT
+        else:
             values = row.spectrum.eigenvalues
             kept = float(np.sum(values[values.size - size :]) / np.sum(values))
-            reason = ALL_KEPT if size >= rank else ""
     layer = SmoothedLayer(
         name=matrix.name,
         kind=matrix.kind,
@@ -50,8 +53,8 @@ def intend(matrix: Matrix, row: LayerReport, to: setol.To) -> Intent:
         status=row.status,
         reason=reason,
         rank_before=rank,
-        rank_after=rank if reason else size,
-        norm_kept=(kept if not reason else 1.0) if rank else np.nan,
+        rank_after=size,
+        norm_kept=kept,
     )
     return Intent(matrix, size, layer)
 

@@ -24,7 +24,13 @@ def test_importing_the_package_loads_nothing_heavy():
 
 def test_help_loads_nothing_heavy():
     code = "from click.testing import CliRunner\nfrom spectra.cli import main\n"
-    for arguments in ([], ["--help"], ["analyze", "--help"], ["cache", "clear", "--help"]):
+    for arguments in (
+        [],
+        ["--help"],
+        ["analyze", "--help"],
+        ["smooth", "--help"],
+        ["cache", "clear", "--help"],
+    ):
         assert loaded_by(f"{code}CliRunner().invoke(main, {arguments!r})") == set()
 
 
