@@ -33,9 +33,18 @@ Examples:
     required=True,
     help="A file in .safetensors, or a folder; one that is there is never written over.",
 )
-@shared(
-    "convention", "layers", "exclude", "conv", "rows", "no_cache", "json_file", "strict", "quiet"
+@shared("convention", "layers", "exclude", "conv")
+@click.option(
+    "--rows",
+    metavar="N",
+    type=click.IntRange(min=0),
+    default=60,
+    show_default=True,
+    help="Most rows of the table, the first layers. 0: all.",
 )
+@shared("no_cache", "json_file")
+@click.option("--strict", is_flag=True, help="Exit with 4 if a layer could not be cut.")
+@shared("quiet")
 def smooth(source: str, out: str, **options: Any) -> None:  # noqa: ANN401 - click's values
     """Write a copy of SOURCE in which each matrix is cut to its tail.
 

@@ -209,5 +209,5 @@ def _notes(
 
 
 def _as_skipped(matrix: Matrix) -> Skipped:
-    what = "an embedding" if matrix.kind == "embedding" else "an output head"
-    return Skipped(matrix.name, matrix.shape, f"{what}: cut where the choice of layers names it")
+    what = "embedding" if matrix.kind == "embedding" else "output head"
+    return Skipped(matrix.name, matrix.shape, f"{what}, left unless named")

@@ -37,7 +37,8 @@ METADATA_KEY = "spectra_smooth"
 
 # What a model is loaded with, or may only be passed on with.
 BESIDE = re.compile(
-    r"(\w*config\w*|tokenizer|special_tokens_map|added_tokens|vocab|modules|chat_template)\.json"
+    r"(\w*config\w*|tokenizer|special_tokens_map|added_tokens|vocab|modules|chat_template|params)\.json"
+    r"|\d+_\w+/config\.json"
     r"|(vocab|merges)\.txt|[\w.-]+\.(model|jinja|tiktoken)"
     r"|(modeling|configuration|tokenization|processing)_\w+\.py|(LICEN[CS]E|NOTICE)[\w.-]*"
 )
@@ -222,11 +223,15 @@ def write_beside(folder: Path, home: Path | None) -> tuple[str, ...]:
     CheckpointError
         ``E_PATH`` if a link among it leads out of the source.
     """
-    names = [path.name for path in sorted(home.iterdir()) if path.is_file()] if home else []
-    names = [name for name in names if BESIDE.fullmatch(name)]
-    for name in names:
-        shutil.copyfile(contained(home or folder, name), folder / name)
-    return tuple(names)
+    if home is None:
+        return ()
+    paths = [path for path in (*home.glob("*"), *home.glob("*/config.json")) if path.is_file()]
+    names = sorted(path.relative_to(home).as_posix() for path in paths)
+    beside = tuple(name for name in names if BESIDE.fullmatch(name))
+    for name in beside:
+        (folder / name).parent.mkdir(exist_ok=True)
+        shutil.copyfile(contained(home, name), folder / name)
+    return beside
 
 
 def write_index(folder: Path, files: Sequence[WeightFile], opened: Checkpoint) -> tuple[str, ...]:

@@ -1,5 +1,6 @@
 """smooth(): what is cut, what is not, and that the rest of the file is what it was."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -12,8 +13,13 @@ from safetensors.torch import save_file as save_torch
 
 import spectra
 from spectra import setol
+from spectra.conventions import HTSR
 from spectra.errors import CheckpointError, SelectionError
-from spectra.smoothing.cutting import ALL_KEPT
+from spectra.records import Status, TailFit
+from spectra.smoothing.cutting import ALL_KEPT, intend
+from spectra.sources import open_source
+from spectra.sources.layouts import matrices_of
+from tests.servers import RangeServer
 from tests.unit.sources.test_encode import nearest_bfloat16
 
 TOS = ("erg", "power_law", "midpoint")
@@ -276,8 +282,8 @@ def test_a_matrix_whose_truncation_overflows_its_type_is_left(tmp_path):
 def test_embeddings_and_heads_are_left_unless_they_are_named(source, weights, tmp_path):
     copy = spectra.smooth(source, tmp_path / "a.safetensors")
     reasons = {item.name: item.reason for item in copy.skipped}
-    assert reasons["embed_tokens.weight"].startswith("an embedding")
-    assert reasons["lm_head.weight"].startswith("an output head")
+    assert reasons["embed_tokens.weight"].startswith("embedding")
+    assert reasons["lm_head.weight"].startswith("output head")
     copy = spectra.smooth(source, tmp_path / "b.safetensors", layers="embed*")
     assert [layer.name for layer in copy.layers] == ["embed_tokens.weight"]
     found = load_file(tmp_path / "b.safetensors")
@@ -344,6 +350,8 @@ def sharded(tmp_path, weights):
     )
     for name in ("config.json", "tokenizer.json", "tokenizer.model", "merges.txt", "LICENSE"):
         (folder / name).write_text("{}")
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_text("{}")
     for name in ("optimizer.pt", "trainer_state.json", "notes.txt", ".hidden"):
         (folder / name).write_text("{}")
     return folder
@@ -354,7 +362,7 @@ def test_shards_stay_shards_and_configurations_are_copied(sharded, weights, tmp_
     spectra.smooth(weights, one)
     out = tmp_path / "out"
     copy = spectra.smooth(sharded, out)
-    files = {path.name for path in out.iterdir()}
+    files = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
     assert (
         files
         == set(copy.files)
@@ -363,6 +371,7 @@ def test_shards_stay_shards_and_configurations_are_copied(sharded, weights, tmp_
             "model-00002-of-00002.safetensors",
             "model.safetensors.index.json",
             "config.json",
+            "1_Pooling/config.json",
             "tokenizer.json",
             "tokenizer.model",
             "merges.txt",
@@ -521,3 +530,49 @@ def test_layers_are_found_by_name_and_progress_ends_whole(source, tmp_path):
     assert seen[-1][0] == pytest.approx(seen[-1][1])
     assert len({now[1] for now in seen}) == 1 or max(np.diff([n[1] for n in seen])) < 1e-9
     assert repr(copy) == f"<Smoothed copy of {source}: 4 of 4 layers cut>"
+
+
+def test_a_layer_without_a_power_law_is_cut_to_the_erg_tail_alone(rng):
+    weights = {"fc.weight": heavy(rng, 60, 50)}
+    (matrix,), _ = matrices_of(open_source(weights).tensors, HTSR)
+    row = spectra.analyze(weights, replicates=0).layers[0]
+    failed = dataclasses.replace(row, status=Status.FIT_FAILED, fit=TailFit(), reason="no tail")
+    assert intend(matrix, failed, "erg").layer.cut
+    for to in ("power_law", "midpoint"):
+        layer = intend(matrix, failed, to).layer
+        assert (layer.cut, layer.reason, layer.rank_after) == (False, "no tail", 50)
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(np.linalg.LinAlgError(), "not_converged"), (MemoryError(), "over_budget")],
+)
+def test_a_matrix_that_cannot_be_decomposed_is_left_and_takes_no_other_with_it(
+    rng, tmp_path, monkeypatch, error, status
+):
+    weights = {"a.weight": heavy(rng, 60, 50), "b.weight": heavy(rng, 70, 50)}
+    plain = setol.keep_largest
+
+    def fails_on_the_first(slices, size):
+        if slices.shape[1] == 60:
+            raise error
+        return plain(slices, size)
+
+    monkeypatch.setattr("spectra.setol.keep_largest", fails_on_the_first)
+    copy = spectra.smooth(weights, tmp_path / "out.safetensors")
+    assert [(layer.cut, str(layer.status)) for layer in copy.layers] == [
+        (False, status),
+        (True, "ok"),
+    ]
+    assert np.array_equal(load_file(tmp_path / "out.safetensors")["a.weight"], weights["a.weight"])
+
+
+def test_far_weights_are_refused_and_file_urls_are_not_far(source, tmp_path):
+    with (
+        RangeServer({"/m.safetensors": source.read_bytes()}) as server,
+        pytest.raises(CheckpointError, match="far away"),
+    ):
+        spectra.smooth(f"{server.url}/m.safetensors", tmp_path / "far.safetensors")
+    (tmp_path / "sub").mkdir()
+    copy = spectra.smooth(source.as_uri(), tmp_path / "sub" / "near.safetensors")
+    assert copy.n_cut == 4
