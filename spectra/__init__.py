@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from spectra.records import ModelReport as ModelReport
     from spectra.records import Status as Status
     from spectra.reports import explain as explain
+    from spectra.smoothing import Smoothed as Smoothed
+    from spectra.smoothing import smooth as smooth
     from spectra.store import Store as Store
     from spectra.training import SpectralMonitor as SpectralMonitor
     from spectra.trajectories import History as History
@@ -52,6 +54,8 @@ _HOMES = {
     "ModelReport": "records",
     "Status": "records",
     "explain": "reports",
+    "Smoothed": "smoothing",
+    "smooth": "smoothing",
     "Store": "store",
     "SpectralMonitor": "training",
     "History": "trajectories",

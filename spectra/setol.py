@@ -17,6 +17,7 @@ from spectra.records import Spectrum, Status, TailFit, Vector
 from spectra.tails import fit_tail
 
 Matrix2D: TypeAlias = npt.NDArray[np.float64]
+Slices: TypeAlias = npt.NDArray[np.floating]  # (n_matrices, rows, columns)
 
 
 class ErgCut(NamedTuple):
@@ -146,6 +147,43 @@ def truncate(weights: Matrix2D, to: To = "erg", *, convention: Convention = HTSR
     """
     kept = _tail_components(weights, to, convention)
     return (kept.left * kept.singular) @ kept.right
+
+
+def keep_largest(slices: Slices, size: int) -> Slices:
+    """Return the slices of one layer with the largest singular components of them all, `size` in number.
+
+    The slices share one threshold, that of their pooled spectrum: of some nothing may be left. Of a
+    single matrix and its `tail_size` this is `truncate`.
+
+    Parameters
+    ----------
+    slices : ndarray of shape (n_matrices, rows, columns)
+        Finite.
+    size : int
+
+    Returns
+    -------
+    ndarray of shape (n_matrices, rows, columns)
+        float64.
+
+    Examples
+    --------
+    >>> slices = np.array([np.diag([3.0, 0.1]), np.diag([2.0, 1.0])])
+    >>> keep_largest(slices, 2).round(3).tolist()
+    [[[3.0, 0.0], [0.0, 0.0]], [[2.0, 0.0], [0.0, 0.0]]]
+    """
+    matrices = np.asarray(slices, dtype=np.float64)
+    left, singular, right = np.linalg.svd(matrices, full_matrices=False)
+    kept = np.zeros(singular.shape, dtype=bool)
+    # stable: of equal values in a slice the first are taken, so that what is kept leads
+    kept.reshape(-1)[np.argsort(-singular, axis=None, kind="stable")[:size]] = True
+    ranks = np.count_nonzero(kept, axis=1)
+    return np.stack(
+        [
+            (u[:, :rank] * s[:rank]) @ vt[:rank]
+            for u, s, vt, rank in zip(left, singular, right, ranks, strict=True)
+        ]
+    )
 
 
 def projector(weights: Matrix2D, to: To = "erg", *, convention: Convention = HTSR) -> Matrix2D:

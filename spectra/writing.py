@@ -2,6 +2,8 @@
 
 import contextlib
 import secrets
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 from spectra.errors import CheckpointError
@@ -45,13 +47,24 @@ def replace_file(path: Path, content: bytes) -> None:
     OSError
         If it cannot be written; what was there is as it was.
     """
+    # The system applies the umask: to ask for it is to change it, under other threads' feet.
+    with whole(path) as temporary, temporary.open("xb") as file:
+        file.write(content)
+
+
+@contextlib.contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """Give a name beside `path` for a file or folder to be written, then move it there.
+
+    What stood there as a file, or an empty folder, is replaced. After an error nothing is left.
+    """
     temporary = path.with_name(TEMPORARY.format(secrets.token_hex(8)))
     try:
-        # The system applies the umask: to ask for it is to change it, under other threads' feet.
-        with temporary.open("xb") as file:
-            file.write(content)
+        yield temporary
         temporary.replace(path)
     except BaseException:
         with contextlib.suppress(OSError):
+            if temporary.is_dir():
+                shutil.rmtree(temporary)
             temporary.unlink(missing_ok=True)
         raise

@@ -19,6 +19,7 @@ from spectra.cli.comparing import compare
 from spectra.cli.following import history
 from spectra.cli.policies import policy
 from spectra.cli.ranking import rank
+from spectra.cli.smoothing import smooth
 from spectra.errors import DeviceError, SelectionError, SpectraError, printable
 
 
@@ -82,4 +83,5 @@ def doctor() -> None:
 
 
 for command in (analyze, demo, describe, rank, compare, history, policy, cache):
+for command in (analyze, demo, describe, rank, compare, history, smooth, cache):
     main.add_command(command)

@@ -77,6 +77,25 @@ def take(values: Array, part: Part) -> Array:
     return np.array(chosen.reshape(-1, *moved.shape[1:]).swapaxes(0, part.axis))
 
 
+def put(values: Array, part: Part, taken: Array) -> None:
+    """Write one part back into the tensor, or the expert's matrix, that `take` cut it out of.
+
+    Examples
+    --------
+    >>> fused = np.zeros((4, 1))
+    >>> put(fused, Part("k", axis=0, period=2, begin=1, length=1), np.ones((2, 1)))
+    >>> fused.ravel().tolist()
+    [0.0, 1.0, 0.0, 1.0]
+    """
+    if not part.length:
+        values[...] = taken
+        return
+    moved = values.swapaxes(0, part.axis)  # views all along: what is written is in `values`
+    turns = moved.reshape(moved.shape[0] // part.period, part.period, *moved.shape[1:])
+    chosen = turns[:, part.begin : part.begin + part.length]
+    chosen[...] = taken.swapaxes(0, part.axis).reshape(chosen.shape)
+
+
 def size_of(shape: tuple[int, ...], part: Part) -> tuple[int, int]:
     """Return rows and columns of a part."""
     sides = list(shape[-2:])

@@ -43,8 +43,11 @@ class ShardedSource:
         shards: Sequence[Source],
         notes: tuple[str, ...],
         *,
+        index: Path | None = None,
         partial: bool = False,
     ) -> None:
+        self.shards = tuple(shards)
+        self.index = index
         self._home: dict[str, Source] = {}
         tensors = []
         for shard in shards:
@@ -189,7 +192,9 @@ def open_index(index: Path, open_file: Opener, *, allow_partial: bool = False) -
     weight_map = weight_map_of(str(index), raw)
     names = sorted(set(weight_map.values()), key=natural_key)
     note = f"listed by {index.name}"
-    source = _open_shards(index.parent, names, open_file, note=note, allow_partial=allow_partial)
+    source = _open_shards(
+        index.parent, names, open_file, note=note, index=index, allow_partial=allow_partial
+    )
     absent = sorted(
         name for name, shard in weight_map.items() if source.home(name) != index.parent / shard
     )
@@ -201,7 +206,13 @@ def open_index(index: Path, open_file: Opener, *, allow_partial: bool = False) -
 
 
 def _open_shards(
-    folder: Path, names: Sequence[str], open_file: Opener, *, note: str, allow_partial: bool
+    folder: Path,
+    names: Sequence[str],
+    open_file: Opener,
+    *,
+    note: str,
+    index: Path | None = None,
+    allow_partial: bool,
 ) -> ShardedSource:
     paths = [contained(folder, name) for name in names]
     missing = [name for name, path in zip(names, paths, strict=True) if not path.is_file()]
@@ -216,7 +227,7 @@ def _open_shards(
     if missing:
         notes.append(f"PARTIAL: {len(missing)} of {len(names)} shards are missing")
     shards = [open_file(path) for path in paths if path.is_file()]
-    return ShardedSource(folder, shards, tuple(notes), partial=bool(missing))
+    return ShardedSource(folder, shards, tuple(notes), index=index, partial=bool(missing))
 
 
 def contained(folder: Path, name: str) -> Path:

@@ -165,6 +165,36 @@ def stack(matrix: Matrix, values: Array) -> Array:
     return slices.reshape(-1, first // matrix.groups, second)
 
 
+def put(matrix: Matrix, values: Array, slices: Array) -> None:
+    """Write a matrix back into the stored tensor that `read` took it from.
+
+    Parameters
+    ----------
+    matrix : Matrix
+    values : ndarray
+        The stored tensor, changed where the matrix is and nowhere else.
+    slices : ndarray of shape (n_matrices, rows, columns)
+        As `read` gives them.
+
+    Examples
+    --------
+    >>> kernel = np.arange(144.0).reshape(8, 2, 3, 3)
+    >>> conv = Matrix("c", "c", "conv2d", kernel.shape, "float64", 0, 4, 2, 18, groups=2)
+    >>> copy = np.zeros_like(kernel)
+    >>> put(conv, copy, stack(conv, kernel))
+    >>> np.array_equal(copy, kernel)
+    True
+    """
+    part = matrix.part
+    if part is not None:
+        cuts.put(values if part.expert is None else values[part.expert], part, slices[0])
+    elif values.ndim == 2 or matrix.n_matrices == matrix.groups:
+        values[...] = slices.reshape(values.shape)
+    else:
+        blocks = slices.reshape(matrix.groups, -1, *slices.shape[1:])
+        values[...] = np.moveaxis(blocks, 1, -1).reshape(values.shape)
+
+
 def clean_names(names: Sequence[str], deciding: Sequence[str] | None = None) -> list[str]:
     """Remove what wrappers put into names; ``module.`` only where all the `deciding` carry it."""
     cleaned = [WRAPPERS.sub("", name) for name in names]

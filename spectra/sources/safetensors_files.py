@@ -48,6 +48,9 @@ DTYPES: Mapping[str, str] = MappingProxyType(
         "C64": "complex64",
     }
 )
+CODES: Mapping[str, str] = MappingProxyType({name: code for code, name in DTYPES.items()})
+METADATA = "__metadata__"
+ALIGNMENT = 8  # of the data; the library pads the header with blanks to it
 
 
 class SafetensorsFile:
@@ -56,10 +59,10 @@ class SafetensorsFile:
     def __init__(self, where: Blob | Path) -> None:
         self._blob: Blob = LocalBlob(where) if isinstance(where, Path) else where
         header, data_start = _read_header(self._blob)
-        self.metadata: Mapping[str, str] = header.get("__metadata__", {})
+        self.metadata: Mapping[str, str] = header.get(METADATA, {})
         self._spans: dict[str, tuple[int, int]] = {}
         tensors = []
-        for name in sorted(header.keys() - {"__metadata__"}, key=natural_key):
+        for name in sorted(header.keys() - {METADATA}, key=natural_key):
             entry = header[name]
             begin, end = entry["data_offsets"]
             self._spans[name] = (data_start + begin, end - begin)
@@ -78,6 +81,11 @@ class SafetensorsFile:
         self.info = SourceInfo(self._blob.address, "safetensors", *totals(tensors))
 
     @property
+    def as_stored(self) -> tuple[Tensor, ...]:
+        """The tensors in the order of their bytes."""
+        return tuple(sorted(self.tensors, key=lambda tensor: self._spans[tensor.name]))
+
+    @property
     def holds_spectra(self) -> bool:
         """Whether it is a file of spectra, and not of weights, by its own word."""
         return SPECTRA in self.metadata
@@ -94,6 +102,10 @@ class SafetensorsFile:
         offset, nbytes = self._spans[name]
         return decode(self._bytes(name, offset, nbytes), tensor.dtype, tensor.shape)
 
+    def stored(self, name: str) -> Array:
+        """Return the bytes of one tensor as they are."""
+        return self._bytes(name, *self._spans[name])
+
     def read_rows(self, name: str, begin: int, end: int) -> Array:
         """Return some rows of one tensor, from their bytes alone."""
         tensor = self._by_name[name]
@@ -108,6 +120,31 @@ class SafetensorsFile:
         except CheckpointError as error:
             reason = f"{error.reason} (tensor {name!r})"
             raise CheckpointError(error.code, error.subject, reason, error.advice) from error
+
+
+def header_of(tensors: Iterable[Tensor], metadata: Mapping[str, str]) -> bytes:
+    """Return what a safetensors file begins with: all before the bytes of its tensors, in this order.
+
+    Raises
+    ------
+    CheckpointError
+        ``E_NAME`` if a tensor has the name that the format keeps for the metadata.
+    """
+    header: dict[str, object] = {METADATA: dict(metadata)} if metadata else {}
+    end = 0
+    for tensor in tensors:
+        if tensor.name == METADATA:
+            reason = "is what the format calls its metadata"
+            raise CheckpointError("E_NAME", METADATA, reason, "rename the tensor")
+        begin, end = end, end + tensor.nbytes
+        header[tensor.name] = {
+            "dtype": CODES.get(tensor.dtype, tensor.dtype.upper()),
+            "shape": tensor.shape,
+            "data_offsets": (begin, end),
+        }
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % ALIGNMENT)
+    return len(text).to_bytes(8, "little") + text
 
 
 def _read_header(blob: Blob) -> tuple[dict[str, Any], int]:
@@ -183,7 +220,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _data_end(header: dict[str, Any]) -> int:
     """Where the last tensor ends, by the word of a header whose entries the library has parsed."""
-    entries = (entry for name, entry in header.items() if name != "__metadata__")
+    entries = (entry for name, entry in header.items() if name != METADATA)
     return max((int(entry["data_offsets"][1]) for entry in entries), default=0)
 
 

@@ -30,7 +30,13 @@ def test_the_training_package_and_its_rules_load_no_torch():
 
 def test_help_loads_nothing_heavy():
     code = "from click.testing import CliRunner\nfrom spectra.cli import main\n"
-    for arguments in ([], ["--help"], ["analyze", "--help"], ["cache", "clear", "--help"]):
+    for arguments in (
+        [],
+        ["--help"],
+        ["analyze", "--help"],
+        ["smooth", "--help"],
+        ["cache", "clear", "--help"],
+    ):
         assert loaded_by(f"{code}CliRunner().invoke(main, {arguments!r})") == set()
 
 

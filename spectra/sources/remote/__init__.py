@@ -71,7 +71,7 @@ def open_url(url: str, *, client: HttpClient | None = None) -> Source:
     if scheme == "file":
         from spectra.sources import open_source
 
-        return open_source(Path(url2pathname(urlsplit(url).path)))
+        return open_source(Path(url2pathname(urlsplit(url).path))).source
     if scheme in ("http", "https"):
         return _open_web(url, client or HttpClient())
     return _open_store(url)
