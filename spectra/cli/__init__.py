@@ -82,6 +82,5 @@ def doctor() -> None:
     sys.exit(0 if checks.run() else 1)
 
 
-for command in (analyze, demo, describe, rank, compare, history, policy, cache):
-for command in (analyze, demo, describe, rank, compare, history, smooth, cache):
+for command in (analyze, demo, describe, rank, compare, history, smooth, policy, cache):
     main.add_command(command)
