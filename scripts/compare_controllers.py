@@ -12,7 +12,6 @@ goes on with those that are missing.
 """
 
 import argparse
-import gzip
 import itertools
 import json
 import math
@@ -27,6 +26,7 @@ import torch
 from filling import fill
 from scipy import stats
 from torch import Tensor, nn
+from train_mlp3 import error, read_idx
 
 from spectra.training import (
     ALPHADECAY,
@@ -56,12 +56,6 @@ PAIRS = (
 )
 
 
-def read_idx(path: Path) -> np.ndarray:
-    raw = gzip.decompress(path.read_bytes())
-    shape = np.frombuffer(raw, ">i4", count=raw[3], offset=4)
-    return np.frombuffer(raw, np.uint8, offset=4 + 4 * raw[3]).reshape(shape)
-
-
 def load(folder: Path, split: str) -> tuple[Tensor, Tensor]:
     images = read_idx(folder / f"{split}-images-idx3-ubyte.gz")
     labels = read_idx(folder / f"{split}-labels-idx1-ubyte.gz")
@@ -76,11 +70,6 @@ def build() -> nn.Sequential:
         if i < len(SIZES) - 1:
             model.add_module(f"relu{i}", nn.ReLU())
     return model
-
-
-@torch.no_grad()
-def error(model: nn.Module, images: Tensor, labels: Tensor) -> float:
-    return float((model(images).argmax(1) != labels).double().mean())
 
 
 def one_run(way: str, rate: float, seed: int, data: Sequence[Tensor]) -> dict[str, Any]:

@@ -34,8 +34,8 @@ from torch import Tensor
 from train_mlp3 import MAX_EPOCHS, MIN_DROP, PATIENCE, TRAINED_ON, build, error, load
 
 import spectra
-from spectra import rmt, setol
-from spectra.records import Spectrum
+from spectra import setol
+from spectra.traps import traps
 from spectra.writing import write_file
 
 RULES = {
@@ -124,16 +124,8 @@ def traps_of(weights: np.ndarray, seed: int) -> tuple[float, float]:
     """Return the mean number of correlation traps over shuffles, and the mean of the outlier's
     size, largest eigenvalue over the edge of noise (1 or a little below without traps)."""
     rng = np.random.default_rng(seed)
-    N, M = max(weights.shape), min(weights.shape)
-    counts, sizes = [], []
-    for _ in range(SHUFFLES):
-        shuffled = rng.permuted(weights.ravel()).reshape(weights.shape)
-        gram = shuffled.T @ shuffled if weights.shape[0] == N else shuffled @ shuffled.T
-        values = np.linalg.eigvalsh(gram).clip(min=0)
-        total = float(values.sum())
-        spectrum = Spectrum(values, N, M, 1, total, 0.0, "gram")
-        counts.append(rmt.find_traps(spectrum).n_traps)
-        sizes.append(values[-1] / rmt.edge(N, M, total / (N * M)))
+    found = [traps(weights[np.newaxis], rng=rng) for _ in range(SHUFFLES)]
+    counts, sizes = ([one[name] for one in found] for name in ("n_traps", "trap_size"))
     return float(np.mean(counts)), float(np.mean(sizes))
 
 

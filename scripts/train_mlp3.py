@@ -13,6 +13,7 @@ Writes the weights as safetensors and, beside them, a JSON file with the recipe 
 """
 
 import argparse
+import gzip
 import json
 from pathlib import Path
 
@@ -32,8 +33,8 @@ TRAINED_ON = 54_000  # the authors' code holds the last tenth of the 60,000 out;
 
 
 def read_idx(path: Path) -> np.ndarray:
-    """Read an IDX file of unsigned bytes (the format of the MNIST files)."""
-    raw = path.read_bytes()
+    """Read an IDX file of unsigned bytes (the format of the MNIST files), compressed or not."""
+    raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     if raw[:3] != b"\x00\x00\x08":
         raise SystemExit(f"{path}: not an IDX file of unsigned bytes")
     shape = np.frombuffer(raw, ">i4", count=raw[3], offset=4)

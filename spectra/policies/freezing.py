@@ -8,9 +8,9 @@ from types import MappingProxyType
 import numpy as np
 
 from spectra import rmt
+from spectra.analysis import NOT_AVERAGED
 from spectra.errors import CheckpointError, SelectionError, unknown_name
 from spectra.policies.shares import (
-    ENDS,
     Policy,
     Share,
     check,
@@ -99,7 +99,7 @@ def layers_to_train(
     shares = []
     for row in report.layers:
         name = whole_name(row.name) if row.layout else row.name
-        if row.kind in ENDS and ends and row.status is not Status.NOT_REACHED:
+        if row.kind in NOT_AVERAGED and ends and row.status is not Status.NOT_REACHED:
             shares.append(Share(row.name, row.kind, math.nan, 1, n_weights(row)))
         elif name in tensors and row is tensors[name][0]:
             size = sum(map(n_weights, tensors[name]))

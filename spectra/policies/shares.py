@@ -6,14 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from spectra.analysis import NOT_AVERAGED
 from spectra.errors import CheckpointError, SelectionError
 from spectra.naming import block_of
 from spectra.records import LayerReport, ModelReport, Status, Value
 from spectra.sources.layouts import whole_name
 
 PolicyKind: TypeAlias = Literal["prune", "freeze", "lora"]
-
-ENDS = ("embedding", "head")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +66,7 @@ def inner_layers(report: ModelReport) -> list[LayerReport]:
     return [
         layer
         for layer in report.layers
-        if layer.kind not in ENDS and layer.status is not Status.NOT_REACHED
+        if layer.kind not in NOT_AVERAGED and layer.status is not Status.NOT_REACHED
     ]
 
 

@@ -8,10 +8,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from spectra.analysis import analyze
+from spectra.analysis import NOT_AVERAGED, analyze
 from spectra.errors import SelectionError, unknown_name
 from spectra.metrics import METRICS
-from spectra.training.layer_groups import Layer, layers_of, places_of, tensor_of, undisturbed
+from spectra.training.layer_groups import Layer, layers_of, places_of, tensor_of
 from spectra.training.rules import ALPHADECAY, TEMPBALANCE, LayerRule, is_exponent, multipliers
 from spectra.training.scaling import ScaledValues
 
@@ -81,14 +81,13 @@ class _Layerwise:
             return {}
         wanted = {part for layer in measured for part in layer.parts}
         others = [part for layer in layers_of(self._model) for part in layer.parts]
-        with undisturbed(self._model):
-            report = analyze(
-                self._model,
-                estimator=self.rule.estimator,
-                exclude=[part for part in others if part not in wanted],
-                replicates=0,
-                metrics={"alpha": METRICS["alpha"]},
-            )
+        report = analyze(
+            self._model,
+            estimator=self.rule.estimator,
+            exclude=[part for part in others if part not in wanted],
+            replicates=0,
+            metrics={"alpha": METRICS["alpha"]},
+        )
         return self._of_layers({row.name: row["alpha"] for row in report.layers})
 
     def update(self, alphas: Mapping[str, float] | None = None) -> dict[str, float]:
@@ -175,7 +174,7 @@ class _Layerwise:
 
     def _is_measured(self, layer: Layer) -> bool:
         return (
-            layer.kind not in ("embedding", "head")
+            layer.kind not in NOT_AVERAGED
             and layer.n_eigenvalues >= self.rule.min_eigenvalues
             and any(parameter.requires_grad for parameter in self._parameters[layer.name])
         )

@@ -95,7 +95,6 @@ class HistoryFile:
         try:
             # From where the last whole line ended: a disk that was full left part of one.
             self._file.seek(self._size)
-            self._file.truncate()
             self._file.write(self._unwritten)
         except OSError as error:
             logger.warning("%s cannot be written, will be tried again: %s", self.path, error)

@@ -8,14 +8,12 @@ from enum import StrEnum
 from typing import Literal, TypeAlias
 
 from spectra import rmt, tails
+from spectra.analysis import NOT_AVERAGED
 from spectra.conventions import HTSR
 from spectra.errors import SelectionError
 from spectra.records import Finding, Status
 from spectra.training.readings import Reading
 from spectra.verdicts import COLLAPSED, DOUBTS, OVER_TRAINED, UNDER_TRAINED
-
-NOT_JUDGED = ("embedding", "head")
-"""Kinds of layers whose alpha lies on another scale: the band from 2 to 6 is not theirs."""
 
 LOOKED = frozenset(Status) - {
     Status.UNSUPPORTED_DTYPE,
@@ -312,7 +310,7 @@ def _judged(reading: Reading) -> bool:
     """Tell whether alpha may be held against the band: it is there, and no finding puts it in doubt."""
     return (
         reading.status is Status.OK
-        and reading.kind not in NOT_JUDGED
+        and reading.kind not in NOT_AVERAGED  # the band from 2 to 6 is not theirs
         and not DOUBTS & set(reading.warnings)
         and all(map(math.isfinite, (reading["alpha"], *_interval(reading))))
     )

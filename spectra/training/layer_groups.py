@@ -2,8 +2,7 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -40,9 +39,8 @@ class Layer:
 def layers_of(model: "nn.Module", **choice: Any) -> tuple[Layer, ...]:  # noqa: ANN401 - passed on
     """List the layers of a model, in order; `choice` is that of ``describe`` (layers, exclude)."""
     parts = defaultdict(list)
-    with undisturbed(model):
-        for matrix in describe(model, **choice).matrices:
-            parts[matrix.tensor].append(matrix)
+    for matrix in describe(model, **choice).matrices:
+        parts[matrix.tensor].append(matrix)
     return tuple(
         Layer(
             name=whole_name(found[0].name) if found[0].part else found[0].name,
@@ -53,25 +51,6 @@ def layers_of(model: "nn.Module", **choice: Any) -> tuple[Layer, ...]:  # noqa: 
         )
         for tensor, found in parts.items()
     )
-
-
-@contextmanager
-def undisturbed(model: "nn.Module") -> Iterator[None]:
-    """Read weights without a trace: spectral_norm moves its vectors whenever its weight is computed."""
-    import torch
-
-    kept = [
-        (buffer, buffer.clone())
-        for name, module in model.named_modules()
-        if "parametrizations" in name.split(".")
-        for buffer in module.buffers(recurse=False)
-    ]
-    with torch.no_grad():
-        try:
-            yield
-        finally:
-            for buffer, value in kept:
-                buffer.copy_(value)
 
 
 def tensor_of(parameter: str) -> str:

@@ -12,17 +12,19 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from spectra import analysis, conventions, engine, rmt, tails
+from spectra import analysis, conventions, engine, tails
+from spectra import traps as correlation_traps
 from spectra.errors import SelectionError, unknown_name
 from spectra.inventory import as_tuple, take_stock
 from spectra.metrics import METRICS
-from spectra.records import Finding, Matrix, Spectrum, Status, Value
+from spectra.records import Finding, Matrix, Status
 from spectra.sources import layouts, memory, open_source
 from spectra.sources.base import Array, Readable
 from spectra.training.history import HistoryFile
 from spectra.training.names import clean_names
 from spectra.training.readings import SUBJECTS, Reading, Subject
 from spectra.training.schedule import Schedule
+from spectra.training.tracking import Alarm
 from spectra.training.world import Alone, World, share_out
 
 if TYPE_CHECKING:
@@ -62,7 +64,7 @@ logger = logging.getLogger(__name__)
 class Judge(Protocol):
     """Whoever is told of every reading, such as ``Alarms``."""
 
-    def observe(self, reading: Reading, /) -> Sequence[Any]:
+    def observe(self, reading: Reading, /) -> Sequence[Alarm]:
         """Return the alarms that a reading raises or clears."""
         ...
 
@@ -149,7 +151,7 @@ class SpectralMonitor:
         seed: int = 0,
         replicates: int = analysis.REPLICATES,
         alarms: Judge | None = None,
-        on_alarm: Callable[[Any], None] | None = None,
+        on_alarm: Callable[[Alarm], None] | None = None,
         world: World | None = None,
     ) -> None:
         if every < 1 or (budget is not None and not 0 < budget < 1):
@@ -267,6 +269,7 @@ class SpectralMonitor:
             "elapsed": self._elapsed(time.perf_counter()),
             "n_readings": len(self._history.readings),
             "schedule": self._schedule.state(),
+            "frozen": [self._names[position] for position in sorted(self._frozen_read)],
             "alarms": self.alarms.state_dict() if self.alarms else None,
         }
 
@@ -281,6 +284,8 @@ class SpectralMonitor:
         self._step = int(state["step"])
         self._history.resume(int(state["n_readings"]), self._step)
         self._schedule.resume(state["schedule"])
+        frozen = set(state["frozen"])
+        self._frozen_read = {i for i, name in enumerate(self._names) if name in frozen}
         self._elapsed_before, self._clock = float(state["elapsed"]), None
         if self.alarms and state["alarms"] is not None:
             self.alarms.load_state_dict(state["alarms"])
@@ -363,30 +368,29 @@ class SpectralMonitor:
         """Take what is watched of a layer, with the steps it covers; copied for the background."""
         matrix = self._matrices[position]
         taken: list[Taken] = []
-        weights = self._taken(matrix, self._source)
-        if self._worker is not None and not isinstance(weights, engine.Failure):
-            weights = np.array(weights)
+        apart = self._worker is not None
+        weights = self._taken(matrix, self._source, copied=apart or "update" in self.watch)
         for subject in self.watch:
             if subject == "weight":
                 taken.append((subject, 0, weights))
             elif subject == "gradient" and self._has_gradient(matrix):
-                gradient = self._taken(matrix, _Gradients(self._held))
-                if self._worker is not None and not isinstance(gradient, engine.Failure):
-                    gradient = np.array(gradient)
+                gradient = self._taken(matrix, _Gradients(self._held), copied=apart)
                 taken.append((subject, 0, gradient))
             elif subject == "update" and not isinstance(weights, engine.Failure):
                 since, before = self._last_read.get(position, (0, None))
                 if before is not None:
                     taken.append((subject, self._step - since, weights - before))
-                self._last_read[position] = (self._step, np.array(weights))
+                self._last_read[position] = (self._step, weights)
         return taken
 
-    def _taken(self, matrix: Matrix, source: Readable) -> Array | engine.Failure:
+    def _taken(self, matrix: Matrix, source: Readable, *, copied: bool) -> Array | engine.Failure:
+        """Read a matrix; not `copied`, its memory may be that of the model, which trains on."""
         import torch
 
         try:
             with torch.no_grad():
-                return layouts.read(matrix, source)
+                stack = layouts.read(matrix, source)
+                return np.array(stack) if copied else stack
         except engine.UNREADABLE as error:
             return engine.Failure(Status.UNREADABLE, str(error))
 
@@ -398,9 +402,9 @@ class SpectralMonitor:
         """Take the weights as they are for what the next update is the difference to."""
         for position, matrix in enumerate(self._matrices):
             if self._schedule.owners[position] == self._world.rank:
-                weights = self._taken(matrix, self._source)
+                weights = self._taken(matrix, self._source, copied=True)
                 if not isinstance(weights, engine.Failure):
-                    self._last_read[position] = (self._step, np.array(weights))
+                    self._last_read[position] = (self._step, weights)
 
     def _solved(
         self,
@@ -446,9 +450,8 @@ class SpectralMonitor:
         values = {metric: row[metric] for metric in self._asked}
         warnings = row.warnings
         if subject == "weight" and self._traps and row.status is Status.OK:
-            found = self._look_for_traps(matrix, stack, rng)  # type: ignore[arg-type]
-            values |= found
-            if found.get("n_traps", 0) > 0:
+            values |= correlation_traps.traps(stack, rng=rng, shuffles=self._traps)  # type: ignore[arg-type]
+            if values["n_traps"] > 0:
                 warnings = (*warnings, Finding.CORRELATION_TRAP)
         return Reading(
             step=step,
@@ -466,22 +469,6 @@ class SpectralMonitor:
             span=span,
             seconds=time.perf_counter() - begun,
         )
-
-    def _look_for_traps(
-        self, matrix: Matrix, stack: Array, rng: np.random.Generator
-    ) -> dict[str, Value]:
-        found = []
-        for _ in range(self._traps):
-            shuffled = rng.permutation(np.asarray(stack).reshape(-1)).reshape(stack.shape)
-            outcome = engine.solve(matrix, shuffled)
-            if isinstance(outcome, Spectrum):
-                found.append(rmt.find_traps(outcome))
-        if not found:
-            return {}
-        return {
-            "n_traps": int(np.median([trap.n_traps for trap in found])),
-            "trap_p": float(np.median([trap.p_value for trap in found])),
-        }
 
     def _ready(self) -> list[Reading]:
         """Return what the background has finished."""
@@ -532,5 +519,5 @@ def _is_capturing() -> bool:
     return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
 
 
-def _log(alarm: object) -> None:
-    logger.warning("%s", alarm)
+def _log(alarm: Alarm) -> None:
+    logger.warning("%s", alarm.text)

@@ -9,7 +9,8 @@ from torch import nn
 
 import spectra
 from spectra.errors import CheckpointError, SelectionError
-from spectra.records import Status
+from spectra.records import Finding, Status
+from spectra.training import AlarmKind, AlarmRules, Alarms
 from spectra.training import history as histories
 from spectra.training.monitor import SpectralMonitor
 from spectra.training.readings import Reading
@@ -197,6 +198,23 @@ def test_rounds_begin_no_sooner_than_every_so_many_steps(clock):
     assert sorted({reading.step for reading in monitor.history}) == [2, 3, 50, 100, 150, 200]
 
 
+def test_a_resumed_run_goes_on_with_its_account(clock):
+    model = deep(2)
+    monitor = SpectralMonitor(model, every=1, budget=0.01)
+    for _ in range(60):
+        clock.now += 1.0
+        monitor.step()
+    saved, spent = monitor.state_dict(), monitor.overhead
+    clock.now += 1000.0  # between the two nothing is trained
+    again = SpectralMonitor(model, every=1, budget=0.01)
+    again.load_state_dict(saved)
+    assert again.overhead == spent > 0
+    for _ in range(60):
+        clock.now += 1.0
+        again.step()
+    assert 0.008 <= again.overhead <= 0.0105
+
+
 def test_no_limit_reads_whole_rounds_at_once():
     monitor = SpectralMonitor(deep(4), every=4, budget=None)
     assert [len(monitor.step()) for _ in range(9)] == [4, 0, 0, 4, 0, 0, 0, 4, 0]
@@ -271,17 +289,20 @@ def test_a_run_killed_and_resumed_continues_its_history_without_a_gap_or_a_repea
     assert without_cost(path) == without_cost(tmp_path / "whole.jsonl")
 
 
-def test_a_run_begun_again_without_a_state_keeps_the_readings_before_its_first_step(tmp_path):
+@pytest.mark.parametrize(("first", "after"), [(11, [11, 15, 20]), (10, [15, 20])])
+def test_a_run_begun_again_without_a_state_keeps_the_readings_before_its_first_step(
+    tmp_path, first, after
+):
     path = tmp_path / "history.jsonl"
     model = perceptron()
     with SpectralMonitor(model, every=5, budget=None, history=path) as monitor:
         for _ in range(20):
             monitor.step()
     with SpectralMonitor(model, every=5, budget=None, history=path) as monitor:
-        for step in range(11, 21):
+        for step in range(first, 21):
             monitor.step(step)
     steps = [reading.step for reading in histories.load(path)]
-    assert steps == [1, 1, 5, 5, 10, 10, 11, 11, 15, 15, 20, 20]
+    assert steps == [step for step in (1, 5, 10, *after) for _ in range(2)]
     # No state vouched for what was dropped: it is set aside, not lost.
     assert len(histories.load(tmp_path / "history.1.jsonl")) == 10
 
@@ -357,6 +378,7 @@ def test_the_same_step_said_twice_is_passed_over():
     assert len(monitor.step(5)) == 2
     assert monitor.step(5) == ()
     assert monitor.step(4) == ()
+    assert monitor.state_dict()["step"] == 5
 
 
 @pytest.mark.parametrize(
@@ -392,3 +414,74 @@ def test_readings_make_a_table(tmp_path):
     parquet.write_table(table, tmp_path / "history.parquet")
     again = parquet.read_table(tmp_path / "history.parquet").to_pylist()
     assert [row["alpha"] for row in again] == [r["alpha"] for r in monitor.history]
+
+
+def test_frozen_layers_are_not_read_again_by_a_run_that_resumes():
+    model = perceptron()
+    model[0].weight.requires_grad_(False)
+    monitor = SpectralMonitor(model, every=1, budget=None)
+    monitor.step()
+    saved = json.loads(json.dumps(monitor.state_dict()))
+    again = SpectralMonitor(model, every=1, budget=None)
+    again.load_state_dict(saved)
+    assert [reading.layer for reading in again.step()] == ["3.weight"]
+
+
+def trapped(shift):
+    """Two layers of noise, the second with a mean of `shift` standard deviations."""
+    torch.manual_seed(20260801)
+    model = nn.Sequential(nn.Linear(150, 200), nn.Linear(150, 200))
+    with torch.no_grad():
+        for layer in model:
+            nn.init.normal_(layer.weight)
+        model[1].weight += shift
+    return model
+
+
+def test_traps_are_looked_for_as_everywhere_else():
+    model = trapped(0.5)
+    readings = SpectralMonitor(model, budget=None).step()
+    found = [reading["n_traps"] for reading in readings]
+    assert found == [0, 1]
+    assert [Finding.CORRELATION_TRAP in reading.warnings for reading in readings] == [False, True]
+    # A mean m of N × M entries is a direction of λ = N M m²; the edge of noise (√N + √M)².
+    expected = 200 * 150 * 0.5**2 / (math.sqrt(200) + math.sqrt(150)) ** 2
+    assert readings[1]["trap_size"] == pytest.approx(expected, rel=0.2)
+    assert "n_traps" not in SpectralMonitor(model, budget=None, traps=0).step()[0].values
+
+
+def test_alarms_of_a_run_need_the_margin_are_told_once_and_survive_a_resumed_run(caplog):
+    # By (s² + N)(s² + M)/s², s² = N M m², a mean of 0.095 stands 8 % above the edge of noise: beyond
+    # the 5 % that Gaussian entries reach at this level, but not twice as far.
+    for shift, expected in ((0.095, 0), (0.5, 1)):
+        model, alarms = trapped(shift), Alarms(AlarmRules(confirm=2))
+        monitor = SpectralMonitor(model, every=1, budget=None, alarms=alarms, replicates=0)
+        readings = [reading for _ in range(6) for reading in monitor.step()]
+        if not expected:
+            assert any(reading["n_traps"] for reading in readings), "it would be seen without"
+        traps = [alarm for alarm in alarms.active if alarm.kind is AlarmKind.CORRELATION_TRAP]
+        assert len(traps) == expected
+    assert traps[0].layer == "1.weight"
+    told = [record.getMessage() for record in caplog.records]
+    (sentence,) = told
+    assert sentence.startswith("1.weight: an eigenvalue survives shuffling the entries")
+    assert "at 2 readings from the first on, to step 2" in sentence
+    again = Alarms(AlarmRules(confirm=2))
+    resumed = SpectralMonitor(model, every=1, budget=None, alarms=again, replicates=0)
+    resumed.load_state_dict(json.loads(json.dumps(monitor.state_dict())))
+    resumed.step()
+    assert again.active[0].since == traps[0].since
+    assert len(caplog.records) == 1
+
+
+def test_a_layer_that_turns_into_nan_stops_a_run_that_asked_for_it():
+    model, told = perceptron(), []
+    alarms = Alarms(stop_on=["non_finite"])
+    monitor = SpectralMonitor(model, every=1, budget=None, alarms=alarms, on_alarm=told.append)
+    monitor.step()
+    assert not alarms.should_stop
+    with torch.no_grad():
+        model[0].weight[0, 0] = math.inf
+    monitor.step()
+    assert alarms.should_stop
+    assert [(alarm.kind, alarm.since) for alarm in told] == [(AlarmKind.NON_FINITE, 2)]
