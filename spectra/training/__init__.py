@@ -8,25 +8,38 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from spectra.training.alarms import Alarms as Alarms
+    from spectra.training.controllers import LayerwiseDecay as LayerwiseDecay
+    from spectra.training.controllers import LayerwiseLR as LayerwiseLR
+    from spectra.training.judgements import AlarmKind as AlarmKind
+    from spectra.training.judgements import AlarmRules as AlarmRules
+    from spectra.training.layer_groups import parameter_groups as parameter_groups
     from spectra.training.monitor import SpectralMonitor as SpectralMonitor
     from spectra.training.readings import Reading as Reading
+    from spectra.training.rules import ALPHADECAY as ALPHADECAY
+    from spectra.training.rules import ALPHADECAY_SIGMOID as ALPHADECAY_SIGMOID
+    from spectra.training.rules import LLR as LLR
+    from spectra.training.rules import TEMPBALANCE as TEMPBALANCE
+    from spectra.training.rules import LayerRule as LayerRule
+    from spectra.training.rules import multipliers as multipliers
+    from spectra.training.tracking import Alarm as Alarm
 
 _HOMES = {
+    "Alarms": "alarms",
+    "LayerwiseDecay": "controllers",
+    "LayerwiseLR": "controllers",
+    "AlarmKind": "judgements",
+    "AlarmRules": "judgements",
+    "parameter_groups": "layer_groups",
+    "SpectralMonitor": "monitor",
+    "Reading": "readings",
     "ALPHADECAY": "rules",
     "ALPHADECAY_SIGMOID": "rules",
     "LLR": "rules",
     "LayerRule": "rules",
-    "LayerwiseDecay": "controllers",
-    "LayerwiseLR": "controllers",
-    "Alarm": "tracking",
-    "AlarmKind": "judgements",
-    "AlarmRules": "judgements",
-    "Alarms": "alarms",
-    "Reading": "readings",
-    "SpectralMonitor": "monitor",
     "TEMPBALANCE": "rules",
     "multipliers": "rules",
-    "parameter_groups": "layer_groups",
+    "Alarm": "tracking",
 }
 __all__ = [*_HOMES]
 
