@@ -9,7 +9,7 @@ two ends where its authors' notebooks print them, of those.
 
 import csv
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -24,35 +24,43 @@ FIGURES = DOCS / "figures"
 
 Row = dict[str, str]
 
-LEARNING_RATES = ("lr1", "lr2", "lr4", "lr8", "lr16", "lr32")
-BATCH_SIZES = ("lr1", "bs16", "bs8", "bs4", "bs2", "bs1")
-NAMES = {
-    **{f"lr{k}": f"×{k}" for k in (1, 2, 4, 8, 16, 32)},
-    **{f"bs{k}": f"{k}" for k in (16, 8, 4, 2, 1)},
+# The settings of each sweep in the order of their steps, and what they are called in it.
+LEARNING_RATES = {f"lr{k}": f"×{k}" for k in (1, 2, 4, 8, 16, 32)}
+BATCH_SIZES = {"lr1": "32"} | {f"bs{k}": f"{k}" for k in (16, 8, 4, 2, 1)}
+RATES, BATCHES = tuple(LEARNING_RATES), tuple(BATCH_SIZES)[1:]
+TITLES = {s: f"lr {LEARNING_RATES[s]}" for s in RATES} | {
+    s: f"batch {BATCH_SIZES[s]}" for s in BATCHES
 }
+
+
+def bare(settings: Sequence[str], means: Sequence[float]) -> dict[str, tuple[float, None]]:
+    """Means of the first settings, of which the paper shows no spread."""
+    return {setting: (mean, None) for setting, mean in zip(settings, means, strict=False)}
+
+
 # Mean and spread (standard deviation, or half a range) of the paper; None where it shows none.
 PAPER: dict[str, dict[str, tuple[float, float | None]]] = {
     "test_error": {
-        **dict(zip(LEARNING_RATES[:5], [(e, None) for e in (.0209, .0195, .0188, .0182, .0164)], strict=True)),
+        **bare(RATES, (.0209, .0195, .0188, .0182, .0164)),
         "lr32": (0.0178, 0.0028),
-        **dict(zip(BATCH_SIZES[1:5], [(e, None) for e in (.0196, .0190, .0182, .0164)], strict=True)),
+        **bare(BATCHES, (.0196, .0190, .0182, .0164)),
         "bs1": (0.0197, 0.0034),
     },
     "train_error": {
-        **dict.fromkeys((*LEARNING_RATES[:5], *BATCH_SIZES[1:5]), (0.0, None)),
+        **dict.fromkeys((*RATES[:5], *BATCHES[:4]), (0.0, None)),
         "lr32": (0.0014, 0.0016),
         "bs1": (0.0024, 0.0020),
     },
     "fc1_alpha": {
-        **dict(zip(LEARNING_RATES[:4], [(a, None) for a in (3.63, 3.43, 3.21, 2.92)], strict=True)),
+        **bare(RATES, (3.63, 3.43, 3.21, 2.92)),
         "lr16": (2.470, 0.010),
         "lr32": (1.963, 0.028),
-        **dict(zip(BATCH_SIZES[1:4], [(a, None) for a in (3.44, 3.22, 2.91)], strict=True)),
+        **bare(BATCHES, (3.44, 3.22, 2.91)),
         "bs2": (2.460, 0.006),
         "bs1": (1.950, 0.022),
     },
     "fc2_alpha": {
-        **dict(zip(LEARNING_RATES[:4], [(a, None) for a in (2.47, 2.42, 2.40, 2.37)], strict=True)),
+        **bare(RATES, (2.47, 2.42, 2.40, 2.37)),
         "lr16": (2.295, 0.033),
         "lr32": (2.101, 0.030),
         "bs1": (2.106, 0.015),
@@ -104,10 +112,10 @@ def published(column: str, setting: str, factor: float, digits: int) -> str:
     return text if sd is None else f"{text} ± {factor * sd:.{digits}f}"
 
 
-def sweep(rows: list[Row], settings: Sequence[str], rule: str, head: str) -> str:
+def sweep(rows: list[Row], settings: Mapping[str, str], rule: str, head: str) -> str:
     """A table with a row a quantity and a setting a column: ours above the paper's."""
     lines = [
-        f"| {head} | {' | '.join(NAMES[s] if s != 'lr1' or head != 'batch size' else '32' for s in settings)} |",
+        f"| {head} | {' | '.join(settings.values())} |",
         "| --- |" + " --- |" * len(settings),
     ]
 
@@ -143,11 +151,11 @@ def rules(rows: list[Row]) -> str:
         "| setting | rule | epochs | training loss | training error, % | test error, % | worst seed, % | alpha fc1 |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
-    for setting in (*LEARNING_RATES, *BATCH_SIZES[1:]):
+    for setting in TITLES:
         for rule in ("window", "patience"):
             errors = values(rows, setting, rule, "test_error")
             lines.append(
-                f"| {'lr ' if setting.startswith('lr') else 'batch '}{NAMES[setting]} | {rule} "
+                f"| {TITLES[setting]} | {rule} "
                 f"| {mean(values(rows, setting, rule, 'epoch')):.0f} "
                 f"| {mean(values(rows, setting, rule, 'train_loss')):.5f} "
                 f"| {cell(values(rows, setting, rule, 'train_error'), 100, 2)} "
@@ -163,7 +171,7 @@ def truncation(rows: list[Row]) -> str:
         "| setting | alpha fc1 | power law: training | test | ERG: training | test |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
-    for setting in (*LEARNING_RATES, *BATCH_SIZES[1:]):
+    for setting in TITLES:
         cells = []
         for to in ("power_law", "erg"):
             for split in ("train", "test"):
@@ -171,8 +179,7 @@ def truncation(rows: list[Row]) -> str:
                 whole = values(rows, setting, "window", f"{split}_error")
                 cells.append(cell([a - b for a, b in zip(cut, whole, strict=True)], 100, 2))
         alpha = mean(values(rows, setting, "window", "fc1_alpha"))
-        name = f"{'lr ' if setting.startswith('lr') else 'batch '}{NAMES[setting]}"
-        lines.append(f"| {name} | {alpha:.2f} | {' | '.join(cells)} |")
+        lines.append(f"| {TITLES[setting]} | {alpha:.2f} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -190,17 +197,15 @@ def deviations(rows: list[Row]) -> str:
             difference = mean(found) - value
             if abs(difference) > allowed:
                 lines.append(
-                    f"| {setting.replace('lr', 'lr ×').replace('bs', 'batch ')} | {title} "
+                    f"| {TITLES[setting]} | {title} "
                     f"| {cell(found, factor, digits)} | {published(column, setting, factor, digits)} "
                     f"| {factor * difference:+.{digits}f} |"
                 )
     return "\n".join(lines) if len(lines) > 2 else "None."
 
 
-def colour(setting: str) -> str:
-    shades = (GREY, "#56B4E9", BLUE, GREEN, ORANGE, PINK)
-    order = LEARNING_RATES if setting in LEARNING_RATES else BATCH_SIZES
-    return shades[order.index(setting)]
+def colours(settings: Mapping[str, str]) -> dict[str, str]:
+    return dict(zip(settings, (GREY, "#56B4E9", BLUE, GREEN, ORANGE, PINK), strict=True))
 
 
 def figure(columns: int = 2) -> tuple[Figure, list]:
@@ -214,18 +219,18 @@ def march(epochs: list[Row], ends: list[Row]) -> Figure:
     """Every epoch in the plane of alpha and delta_lambda_min, as in the paper's section 6.3."""
     made, axes = figure()
     for ax, layer in zip(axes, ("fc1", "fc2"), strict=True):
-        for setting in LEARNING_RATES:
+        for setting, colour in colours(LEARNING_RATES).items():
             rows = [r for r in epochs if r["setting"] == setting and int(r["epoch"]) > 4]
             ax.scatter(
                 [float(r[f"{layer}_alpha"]) for r in rows],
                 [float(r[f"{layer}_delta_lambda_min"]) for r in rows],
-                s=6, color=colour(setting), alpha=0.5, label=NAMES[setting],
+                s=6, color=colour, alpha=0.5, label=LEARNING_RATES[setting],
             )  # fmt: skip
             last = [r for r in ends if (r["setting"], r["rule"]) == (setting, "window")]
             ax.scatter(
                 [float(r[f"{layer}_alpha"]) for r in last],
                 [float(r[f"{layer}_delta_lambda_min"]) for r in last],
-                s=22, color=colour(setting), edgecolor="black", linewidth=0.7,
+                s=22, color=colour, edgecolor="black", linewidth=0.7,
             )  # fmt: skip
         ax.axhline(0, color="black", linewidth=0.7)
         ax.axvline(2, color="black", linewidth=0.7)
@@ -246,12 +251,12 @@ def errors(ends: list[Row]) -> Figure:
         (axes[1], BATCH_SIZES, "batch size"),
     ):
         for rule, marker in (("window", "o"), ("patience", "x")):
-            for setting in settings:
+            for setting, colour in colours(settings).items():
                 ax.scatter(
                     values(ends, setting, rule, "fc1_alpha"),
                     [100 * e for e in values(ends, setting, rule, "test_error")],
-                    marker=marker, s=28, color=colour(setting),
-                    label=NAMES[setting] if rule == "window" else None,
+                    marker=marker, s=28, color=colour,
+                    label=settings[setting] if rule == "window" else None,
                 )  # fmt: skip
         points = [(PAPER["fc1_alpha"][s][0], PAPER["test_error"][s]) for s in settings]
         ax.errorbar(
@@ -273,13 +278,13 @@ def errors(ends: list[Row]) -> Figure:
 def over_epochs(epochs: list[Row]) -> Figure:
     """alpha of the first layer, and the largest shuffled eigenvalue over the edge of noise."""
     made, axes = figure()
-    for setting in LEARNING_RATES:
+    for setting, colour in colours(LEARNING_RATES).items():
         for seed in sorted({r["seed"] for r in epochs}):
             rows = [r for r in epochs if (r["setting"], r["seed"]) == (setting, seed)]
             x = [int(r["epoch"]) for r in rows]
-            label = NAMES[setting] if seed == "0" else None
+            label = LEARNING_RATES[setting] if seed == "0" else None
             for ax, column in zip(axes, ("fc1_alpha", "fc1_shuffled_max"), strict=True):
-                ax.plot(x, [float(r[column]) for r in rows], color=colour(setting), linewidth=0.8, label=label)  # fmt: skip
+                ax.plot(x, [float(r[column]) for r in rows], color=colour, linewidth=0.8, label=label)  # fmt: skip
     axes[0].axhline(2, color="black", linewidth=0.7)
     axes[0].set(xlabel="epoch", ylabel="alpha of fc1", xscale="log", ylim=(1.5, 8))
     axes[1].axhline(1, color="black", linewidth=0.7)
