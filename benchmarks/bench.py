@@ -312,42 +312,23 @@ def _kept_row(name: str, path: Path, place: Path) -> dict[str, Any]:
     }
 
 
-def monitor(runs: int, **_: object) -> Rows:
-    """Time steps of pairs of runs, one with a monitor and one without, in turns."""
+def monitor(**_: object) -> Rows:
+    """Time steps with a monitor and without, in turns of one process."""
     script = str(ROOT / "benchmarks" / "training.py")
-
-    def trained(model: str, *options: str) -> dict[str, Any]:
-        command = [sys.executable, script, model, "20", *options]
-        found: dict[str, Any] = json.loads(subprocess.check_output(command))
-        return found
-
     rows = []
     for model in ("mlp3", "gpt", "resnet"):
         for how in ((), ("background",)):
-            pairs = []
-            for turn in range(runs):  # first one, then the other, goes first
-                order = ("0", "0.01") if turn % 2 else ("0.01", "0")
-                found = {budget: trained(model, budget, *how) for budget in order}
-                pairs.append((found["0"], found["0.01"]))
-            watched = [with_it for _, with_it in pairs]
+            command = [sys.executable, script, model, "90", "0.01", *how]
+            found: dict[str, Any] = json.loads(subprocess.check_output(command))
             rows.append(
                 {
                     "training": model,
                     "how": "in the background" if how else "in step()",
-                    "ms a step": round(1e3 * statistics.median(a["step"] for a, _ in pairs), 2),
-                    "with / without": round(
-                        statistics.median(b["step"] / a["step"] for a, b in pairs), 3
-                    ),
-                    "pairs from, to": " to ".join(
-                        f"{ratio:.3f}"
-                        for ratio in (
-                            min(b["step"] / a["step"] for a, b in pairs),
-                            max(b["step"] / a["step"] for a, b in pairs),
-                        )
-                    ),
-                    "its own account": f"{max(w['overhead'] for w in watched):.2%}",
-                    "layers": watched[0]["layers"],
-                    "readings in 20 s": round(statistics.median(w["readings"] for w in watched)),
+                    "ms a step": round(1e3 * found["step"], 2),
+                    "with / without": f"{found['ratio']:.3f} ± {2 * found['error']:.3f}",
+                    "its own account": f"{found['own']:.2%}",
+                    "layers": found["layers"],
+                    "readings in 45 s": found["readings"],
                 }
             )
     return rows

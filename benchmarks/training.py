@@ -1,14 +1,18 @@
-"""What a SpectralMonitor costs a training run: run as a process by bench.py, one run each.
+"""What a SpectralMonitor costs a training run: run as a process by bench.py.
 
     python benchmarks/training.py MODEL SECONDS BUDGET [background]
 
-Trains MODEL (mlp3, gpt or resnet) on made-up data for about SECONDS, with a monitor if BUDGET is not 0,
-and prints JSON: seconds a step, the monitor's own overhead, readings, whole rounds.
+Trains two equal copies of MODEL (mlp3, gpt or resnet) on made-up data for about SECONDS, one with a
+monitor, in turns of half a second, so that both meet the same weather; prints JSON.
 """
 
+import copy
 import json
+import math
+import statistics
 import sys
 import time
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -73,42 +77,65 @@ def resnet() -> tuple[nn.Module, Tensor, Tensor]:
     return nn.Sequential(*stem, *blocks, *top), torch.rand(32, 3, 32, 32), torch.randint(10, (32,))
 
 
-def main() -> None:
-    name, seconds, budget = sys.argv[1], float(sys.argv[2]), float(sys.argv[3])
-    torch.manual_seed(0)
-    model, inputs, targets = {"mlp3": mlp3, "gpt": gpt, "resnet": resnet}[name]()
+def steps_of(model: nn.Module, inputs: Tensor, targets: Tensor) -> Callable[[], None]:
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-    monitor = None
-    if budget:
-        monitor = SpectralMonitor(
-            model, every=100, budget=budget, background="background" in sys.argv
-        )
 
     def step() -> None:
         optimizer.zero_grad()
         outputs = model(inputs)
         nn.functional.cross_entropy(outputs.reshape(-1, outputs.shape[-1]), targets).backward()
         optimizer.step()
-        if monitor is not None:
-            monitor.step()
 
+    return step
+
+
+def main() -> None:
+    name, seconds, budget = sys.argv[1], float(sys.argv[2]), float(sys.argv[3])
+    torch.manual_seed(0)
+    model, inputs, targets = {"mlp3": mlp3, "gpt": gpt, "resnet": resnet}[name]()
+    plain, watched = (steps_of(m, inputs, targets) for m in (model, copy.deepcopy(model)))
     for _ in range(5):
-        step()
-    begun, steps = time.perf_counter(), 0
+        plain()
+        watched()
+    # The monitor's clock runs in the other's turns too, which are half the time.
+    monitor = SpectralMonitor(
+        model, every=100, budget=budget / 2, background="background" in sys.argv
+    )
+
+    def turn(*, with_monitor: bool) -> float:
+        """Take steps for half a second, three at least; return the seconds of one."""
+        begun, count = time.perf_counter(), 0
+        while time.perf_counter() - begun < 0.5 or count < 3:
+            if with_monitor:
+                watched()
+                monitor.step()
+            else:
+                plain()
+            count += 1
+        if with_monitor:
+            monitor.flush()  # what it has in hand must not slow the other's turn
+        return (time.perf_counter() - begun) / count
+
+    pairs: list[tuple[float, float]] = []
+    begun = time.perf_counter()
     while time.perf_counter() - begun < seconds:
-        step()
-        steps += 1
+        first = bool(len(pairs) % 2)
+        one, two = turn(with_monitor=first), turn(with_monitor=not first)
+        pairs.append((two, one) if first else (one, two))
     took = time.perf_counter() - begun
-    found = {"step": took / steps, "steps": steps}
-    if monitor is not None:
-        layers = len({r.layer for r in monitor.history}) or 1
-        found |= {
-            "overhead": monitor.overhead,
-            "readings": len(monitor.history),
-            "rounds": len(monitor.history) / layers,
-            "layers": layers,
-        }
-        monitor.close()
+    without = statistics.mean(a for a, _ in pairs)
+    extra = [(b - a) / without for a, b in pairs]
+    with_it = sum(b for _, b in pairs) / sum(a + b for a, b in pairs)
+    found = {
+        "step": without,
+        "ratio": 1 + statistics.mean(extra),
+        "error": statistics.stdev(extra) / math.sqrt(len(pairs)),
+        "own": monitor.overhead / with_it,
+        "readings": len(monitor.history),
+        "layers": len(monitor.parameters),
+        "seconds": took,
+    }
+    monitor.close()
     print(json.dumps(found))
 
 

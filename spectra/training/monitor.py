@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -75,6 +75,14 @@ class Judge(Protocol):
     def load_state_dict(self, state: Mapping[str, Any], /) -> None:
         """Go on from `state`."""
         ...
+
+
+class _InHand(NamedTuple):
+    """A layer that was copied, in so many seconds, and is being solved in the background."""
+
+    position: int
+    copied: float
+    future: Future[tuple[list[Reading], float]]
 
 
 class SpectralMonitor:
@@ -200,7 +208,7 @@ class SpectralMonitor:
         self._schedule = Schedule(costs, every, budget, owners)
         self._history = HistoryFile(history if self._world.rank == 0 else None)
         self._worker = ThreadPoolExecutor(1, "spectra-monitor") if background else None
-        self._pending: deque[Future[tuple[list[Reading], float]]] = deque()
+        self._pending: deque[_InHand] = deque()
         self._on_cpu = all(p.device.type == "cpu" for p in self._held.values())
         self.alarms = alarms
         self._on_alarm = on_alarm or _log
@@ -223,10 +231,12 @@ class SpectralMonitor:
         if self._began and number <= self._step:
             return ()
         self._begin(number, begun)
+        elapsed = self._elapsed(begun)
+        if self._world.size == 1 and not self._is_ready() and self._schedule.waits(number, elapsed):
+            return ()  # as at nearly every step: this must cost next to nothing
         if _is_capturing() or not self._schedule.is_tick(number, self._world.size):
             return ()
-        elapsed = self._elapsed(begun)
-        due = self._schedule.due(number, elapsed)
+        due = self._schedule.due(number, elapsed, [one.position for one in self._pending])
         stop = due.start if len(self._pending) >= IN_HAND else due.stop
         due = range(due.start, self._world.agree(stop))
         readings = self._tell(self._world.gather([*self._ready(), *self._read(due)]))
@@ -342,16 +352,13 @@ class SpectralMonitor:
                 continue
             begun = time.perf_counter()
             stacks = self._stacks(position)
-            step = self._step
             if self._worker is None:
-                found = self._solved(position, step, stacks)
-                readings += found
+                readings += self._solved(position, self._step, stacks)
                 self._schedule.cost(position, time.perf_counter() - begun)
             else:
                 copied = time.perf_counter() - begun
-                self._pending.append(
-                    self._worker.submit(self._solved_apart, position, step, stacks, copied)
-                )
+                future = self._worker.submit(self._solved_apart, position, self._step, stacks)
+                self._pending.append(_InHand(position, copied, future))
         return readings
 
     def _is_known(self, position: int) -> bool:
@@ -417,17 +424,12 @@ class SpectralMonitor:
         ]
 
     def _solved_apart(
-        self,
-        position: int,
-        step: int,
-        stacks: list[Taken],
-        copied: float,
+        self, position: int, step: int, stacks: list[Taken]
     ) -> tuple[list[Reading], float]:
+        """Solve in the background; return the seconds too that this takes from training."""
         begun = time.perf_counter()
         readings = self._solved(position, step, stacks)
-        seconds = time.perf_counter() - begun if self._on_cpu else 0.0
-        self._schedule.cost(position, copied + seconds)
-        return readings, seconds
+        return readings, time.perf_counter() - begun if self._on_cpu else 0.0
 
     def _reading(
         self, position: int, step: int, subject: Subject, span: int, stack: Array | engine.Failure
@@ -470,10 +472,14 @@ class SpectralMonitor:
             seconds=time.perf_counter() - begun,
         )
 
+    def _is_ready(self) -> bool:
+        """Tell whether the background has finished something."""
+        return bool(self._pending) and self._pending[0].future.done()
+
     def _ready(self) -> list[Reading]:
         """Return what the background has finished."""
         readings: list[Reading] = []
-        while self._pending and self._pending[0].done():
+        while self._is_ready():
             readings += self._finished()
         return readings
 
@@ -485,8 +491,10 @@ class SpectralMonitor:
         return readings
 
     def _finished(self) -> list[Reading]:
-        readings, seconds = self._pending.popleft().result()
-        self._schedule.spent += seconds
+        position, copied, future = self._pending.popleft()
+        readings, seconds = future.result()
+        self._schedule.spent += seconds  # the copy was counted in its step
+        self._schedule.cost(position, copied + seconds)
         return readings
 
     def _tell(self, readings: Sequence[Reading]) -> tuple[Reading, ...]:

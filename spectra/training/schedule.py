@@ -51,6 +51,7 @@ class Schedule:
     cursor: int | None = None
     spent: float = 0.0
     measured: dict[int, float] = field(default_factory=dict)
+    affordable: float = 0.0  # seconds into the run at which the next layer will fit
 
     def __post_init__(self) -> None:
         self.owners = self.owners or [0] * len(self.predicted)
@@ -60,7 +61,13 @@ class Schedule:
         """Whether the last round is complete."""
         return self.cursor is None
 
-    def due(self, step: int, elapsed: float) -> range:
+    def waits(self, step: int, elapsed: float) -> bool:
+        """Tell at once, as it is asked at every step, that no layer can be due."""
+        if self.cursor is None and step < self.next_round:
+            return True
+        return elapsed < self.affordable
+
+    def due(self, step: int, elapsed: float, in_hand: Sequence[int] = ()) -> range:
         """Return the layers to read at this step, as positions; a round begins where one is due.
 
         Parameters
@@ -68,6 +75,8 @@ class Schedule:
         step : int
         elapsed : float
             Seconds since the run began, those spent on reading among them.
+        in_hand : sequence of int
+            Layers being read whose cost is not counted yet.
         """
         if self.cursor is None:
             if step < self.next_round or not self.predicted:
@@ -75,20 +84,27 @@ class Schedule:
             self.cursor = 0
         if not self.cursor:  # it begins now, or still waits for its first layer
             self.next_round = (step // self.every + 1) * self.every
-        return range(self.cursor, self._reach(self.cursor, elapsed))
+        return range(self.cursor, self._reach(self.cursor, elapsed, in_hand))
 
-    def _reach(self, first: int, elapsed: float) -> int:
+    def _reach(self, first: int, elapsed: float, in_hand: Sequence[int]) -> int:
         last = len(self.predicted)
         if self.budget is None:
             return last
-        left = self.budget * elapsed - self.spent
+        if not self.measured and in_hand:
+            return first  # until the first says what layers cost here
         known = sum(self.predicted[i] for i in self.measured)
         scale = sum(self.measured.values()) / known if known else 1.0
+
+        def cost(position: int) -> float:
+            return self.measured.get(position, scale * self.predicted[position])
+
+        spent = self.spent + sum(map(cost, in_hand))
         loads = dict.fromkeys(self.owners, 0.0)
         for position in range(first, last):
-            cost = self.measured.get(position, scale * self.predicted[position])
-            loads[self.owners[position]] += cost
-            if max(loads.values()) > left:
+            loads[self.owners[position]] += cost(position)
+            needed = spent + max(loads.values())
+            if needed > self.budget * elapsed:
+                self.affordable = needed / self.budget
                 return position
             if not self.measured:
                 return position + 1
@@ -102,6 +118,7 @@ class Schedule:
 
     def cost(self, position: int, seconds: float) -> None:
         """Take note of what a layer cost."""
+        self.affordable = 0.0
         before = self.measured.get(position, seconds)
         self.measured[position] = before + SMOOTHING * (seconds - before)
 

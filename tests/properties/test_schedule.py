@@ -55,3 +55,35 @@ def test_the_cost_of_layers_read_together_is_that_of_the_busiest_process(costs, 
     schedule = Schedule(costs, 1, 0.1, owners)
     schedule.cost(0, costs[0])
     assert schedule.due(1, elapsed=10 * max(loads) * 0.99).stop < len(costs)
+
+
+def test_what_is_in_hand_is_as_good_as_spent():
+    schedule = Schedule([1.0, 1.0, 1.0], 1, 0.1)
+    assert schedule.due(1, 100.0) == range(1)
+    schedule.done(range(1), 0.0)
+    assert not schedule.due(2, 100.0, in_hand=[0]), "what layers cost is not known yet"
+    schedule.cost(0, 2.0)
+    schedule.spent += 2.0
+    assert schedule.due(3, 59.0) == range(1, 2), "3.9 s left: one of two seconds"
+    assert not schedule.due(3, 59.0, in_hand=[1])
+    assert schedule.due(3, 61.0, in_hand=[1]) == range(1, 2)
+
+
+@given(
+    costs=st.lists(seconds, min_size=1, max_size=6),
+    budget=st.floats(0.005, 0.5),
+    step_seconds=seconds,
+)
+def test_the_quick_look_says_what_the_whole_account_says(costs, budget, step_seconds):
+    schedule = Schedule(costs, 3, budget)
+    elapsed = 0.0
+    for step in range(1, 200):
+        elapsed += step_seconds
+        waits = schedule.waits(step, elapsed)
+        due = schedule.due(step, elapsed)
+        assert not (waits and len(due))
+        spent = sum(costs[i] for i in due)
+        for i in due:
+            schedule.cost(i, costs[i])
+        schedule.done(due, spent)
+        elapsed += spent
