@@ -6,6 +6,7 @@ import zlib
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -14,6 +15,7 @@ import numpy as np
 
 from spectra import analysis, conventions, engine, tails
 from spectra import traps as correlation_traps
+from spectra.engine import lapack
 from spectra.errors import SelectionError, unknown_name
 from spectra.inventory import as_tuple, take_stock
 from spectra.metrics import METRICS
@@ -239,7 +241,9 @@ class SpectralMonitor:
         due = self._schedule.due(number, elapsed, [one.position for one in self._pending])
         stop = due.start if len(self._pending) >= IN_HAND else due.stop
         due = range(due.start, self._world.agree(stop))
-        readings = self._tell(self._world.gather([*self._ready(), *self._read(due)]))
+        with self._few_threads():
+            read = self._read(due)
+        readings = self._tell(self._world.gather([*self._ready(), *read]))
         self._schedule.done(due, time.perf_counter() - begun)
         return readings
 
@@ -332,6 +336,13 @@ class SpectralMonitor:
         matrix = Matrix("", "", "linear", (64, 48), "float64", 0, 64, 48)
         outcome = engine.solve(matrix, np.random.default_rng(0).standard_normal((1, 64, 48)))
         analysis.layer_report(matrix, outcome, self._rules, self._estimator, self._metrics)
+
+    def _few_threads(self) -> AbstractContextManager[object]:
+        """Solve on one thread between steps: the others of a BLAS spin on after it, in training's way."""
+        if self._worker is not None or self._schedule.budget is None:
+            return nullcontext()
+        limit: AbstractContextManager[object] = lapack.controller().limit(limits=1, user_api="blas")
+        return limit
 
     def _begin(self, number: int, now: float) -> None:
         if not self._began:
