@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from spectra import extras
 from spectra.errors import CheckpointError
-from spectra.training.readings import Reading
+from spectra.training.readings import Reading, Subject
 from spectra.writing import write_file
 
 if TYPE_CHECKING:
@@ -32,11 +32,12 @@ class HistoryFile:
     def __init__(self, path: str | Path | None = None) -> None:
         self.path = None if path is None else Path(path)
         self.readings: list[Reading] = []
+        self.latest: dict[tuple[str, Subject], Reading] = {}
         self._file: FileIO | None = None
         self._size = 0
         self._unwritten = b""
         if self.path is not None and self.path.exists():
-            self.readings = load(self.path)
+            self._hold(load(self.path))
 
     def begin(self, step: int) -> None:
         """Keep what was read before `step`: the run is about to take it, for the first time or again.
@@ -75,7 +76,7 @@ class HistoryFile:
 
     def _keep(self, readings: list[Reading]) -> None:
         self.close()
-        self.readings = readings
+        self._hold(readings)
         if self.path is None:
             return
         with contextlib.suppress(OSError):  # told by the write
@@ -85,10 +86,15 @@ class HistoryFile:
         self._file = self.path.open("r+b", buffering=0)
         self._size = len(text)
 
+    def _hold(self, readings: list[Reading]) -> None:
+        self.readings = readings
+        self.latest = {(reading.layer, reading.of): reading for reading in readings}
+
     def extend(self, readings: Iterable[Reading]) -> None:
         """Add readings, and hand them to the system at once."""
         added = list(readings)
         self.readings += added
+        self.latest |= {(reading.layer, reading.of): reading for reading in added}
         if self._file is None or not added:
             return
         self._unwritten += _lines(added)

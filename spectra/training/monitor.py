@@ -20,12 +20,13 @@ from spectra.errors import SelectionError, unknown_name
 from spectra.inventory import as_tuple, take_stock
 from spectra.metrics import METRICS
 from spectra.records import Finding, Matrix, Status
-from spectra.sources import layouts, memory, open_source
-from spectra.sources.base import Array, Readable
+from spectra.sources import layouts, open_source
+from spectra.sources.base import Array
 from spectra.training.history import HistoryFile
 from spectra.training.names import clean_names
 from spectra.training.readings import SUBJECTS, Reading, Subject
 from spectra.training.schedule import Schedule
+from spectra.training.taking import Taken, Taker
 from spectra.training.tracking import Alarm
 from spectra.training.world import Alone, World, share_out
 
@@ -51,9 +52,6 @@ METRICS_READ = (
 JUDGED_BY = ("alpha", "ks", "n_tail", "rank_loss", "n_spikes")
 """Metrics that findings and verdicts are made of: computed whatever was asked for."""
 
-Taken = tuple[Subject, int, Array | engine.Failure]
-"""What a spectrum is to be of, the steps it covers, and the stack (n_matrices, rows, columns)."""
-
 OVERHEAD = 5e-3
 """Seconds a layer is thought to cost beside its decompositions: the fit and its bootstrap."""
 
@@ -65,6 +63,16 @@ logger = logging.getLogger(__name__)
 
 class Judge(Protocol):
     """Whoever is told of every reading, such as ``Alarms``."""
+
+    @property
+    def active(self) -> Sequence[Alarm]:
+        """The alarms raised and not yet cleared."""
+        ...
+
+    @property
+    def should_stop(self) -> bool:
+        """Whether training should end."""
+        ...
 
     def observe(self, reading: Reading, /) -> Sequence[Alarm]:
         """Return the alarms that a reading raises or clears."""
@@ -186,23 +194,20 @@ class SpectralMonitor:
         self._asked = tuple(metrics)
         self._traps, self._seed, self._replicates = traps, seed, replicates
 
-        self._source = open_source(model)
-        stock = take_stock(self._source, self._rules, as_tuple(layers), as_tuple(exclude))
+        source = open_source(model)
+        stock = take_stock(source, self._rules, as_tuple(layers), as_tuple(exclude))
         self._matrices = stock.matrices
         if not self._matrices:
             raise SelectionError(
                 "E_NO_LAYERS", type(model).__name__, "holds no weights that are analysed"
             )
         self._names = clean_names([matrix.name for matrix in self._matrices])
-        held = dict(model.named_parameters(remove_duplicate=False))
-        self._held = {m.tensor: held[m.tensor] for m in self._matrices if m.tensor in held}
+        self._taker = Taker(model, source, self._matrices, self.watch)
         self.parameters: Mapping[str, nn.Parameter] = {
-            layouts.whole_name(name): held[matrix.tensor]
+            layouts.whole_name(name): self._taker.held[matrix.tensor]
             for name, matrix in zip(self._names, self._matrices, strict=True)
-            if matrix.tensor in held
+            if matrix.tensor in self._taker.held
         }
-        self._frozen_read: set[int] = set()
-        self._last_read: dict[int, tuple[int, Array]] = {}
 
         self._world = world or Alone()
         costs = [OVERHEAD + (1 + traps) * engine.seconds(matrix) for matrix in self._matrices]
@@ -211,7 +216,7 @@ class SpectralMonitor:
         self._history = HistoryFile(history if self._world.rank == 0 else None)
         self._worker = ThreadPoolExecutor(1, "spectra-monitor") if background else None
         self._pending: deque[_InHand] = deque()
-        self._on_cpu = all(p.device.type == "cpu" for p in self._held.values())
+        self._on_cpu = all(p.device.type == "cpu" for p in self._taker.held.values())
         self.alarms = alarms
         self._on_alarm = on_alarm or _log
         self._step = 0
@@ -266,7 +271,7 @@ class SpectralMonitor:
     @property
     def latest(self) -> dict[tuple[str, Subject], Reading]:
         """The newest reading of each layer and subject."""
-        return {(reading.layer, reading.of): reading for reading in self._history.readings}
+        return dict(self._history.latest)
 
     @property
     def overhead(self) -> float:
@@ -283,7 +288,7 @@ class SpectralMonitor:
             "elapsed": self._elapsed(time.perf_counter()),
             "n_readings": len(self._history.readings),
             "schedule": self._schedule.state(),
-            "frozen": [self._names[position] for position in sorted(self._frozen_read)],
+            "frozen": [self._names[position] for position in sorted(self._taker.frozen_read)],
             "alarms": self.alarms.state_dict() if self.alarms else None,
         }
 
@@ -299,13 +304,12 @@ class SpectralMonitor:
         self._history.resume(int(state["n_readings"]), self._step)
         self._schedule.resume(state["schedule"])
         frozen = set(state["frozen"])
-        self._frozen_read = {i for i, name in enumerate(self._names) if name in frozen}
+        self._taker.frozen_read = {i for i, name in enumerate(self._names) if name in frozen}
         self._elapsed_before, self._clock = float(state["elapsed"]), None
         if self.alarms and state["alarms"] is not None:
             self.alarms.load_state_dict(state["alarms"])
         self._began = True
-        if "update" in self.watch:
-            self._remember()
+        self._taker.remember(self._mine(range(len(self._matrices))), self._step)
 
     def close(self) -> None:
         """Wait for what is being read, write it, and let go of the file and the thread."""
@@ -358,11 +362,11 @@ class SpectralMonitor:
     def _read(self, positions: range) -> list[Reading]:
         """Read this process's share of some layers, or hand copies of them to the background."""
         readings: list[Reading] = []
-        for position in positions:
-            if self._schedule.owners[position] != self._world.rank or self._is_known(position):
+        for position in self._mine(positions):
+            if self._taker.is_known(position):
                 continue
             begun = time.perf_counter()
-            stacks = self._stacks(position)
+            stacks = self._taker.take(position, self._step, copied=self._worker is not None)
             if self._worker is None:
                 readings += self._solved(position, self._step, stacks)
                 self._schedule.cost(position, time.perf_counter() - begun)
@@ -372,57 +376,9 @@ class SpectralMonitor:
                 self._pending.append(_InHand(position, copied, future))
         return readings
 
-    def _is_known(self, position: int) -> bool:
-        """Tell whether a layer is frozen and was read before: its weights are what they were."""
-        parameter = self._held.get(self._matrices[position].tensor)
-        if parameter is None or parameter.requires_grad:
-            self._frozen_read.discard(position)
-            return False
-        known = position in self._frozen_read
-        self._frozen_read.add(position)
-        return known
-
-    def _stacks(self, position: int) -> list[Taken]:
-        """Take what is watched of a layer, with the steps it covers; copied for the background."""
-        matrix = self._matrices[position]
-        taken: list[Taken] = []
-        apart = self._worker is not None
-        weights = self._taken(matrix, self._source, copied=apart or "update" in self.watch)
-        for subject in self.watch:
-            if subject == "weight":
-                taken.append((subject, 0, weights))
-            elif subject == "gradient" and self._has_gradient(matrix):
-                gradient = self._taken(matrix, _Gradients(self._held), copied=apart)
-                taken.append((subject, 0, gradient))
-            elif subject == "update" and not isinstance(weights, engine.Failure):
-                since, before = self._last_read.get(position, (0, None))
-                if before is not None:
-                    taken.append((subject, self._step - since, weights - before))
-                self._last_read[position] = (self._step, weights)
-        return taken
-
-    def _taken(self, matrix: Matrix, source: Readable, *, copied: bool) -> Array | engine.Failure:
-        """Read a matrix; not `copied`, its memory may be that of the model, which trains on."""
-        import torch
-
-        try:
-            with torch.no_grad():
-                stack = layouts.read(matrix, source)
-                return np.array(stack) if copied else stack
-        except engine.UNREADABLE as error:
-            return engine.Failure(Status.UNREADABLE, str(error))
-
-    def _has_gradient(self, matrix: Matrix) -> bool:
-        parameter = self._held.get(matrix.tensor)
-        return parameter is not None and parameter.grad is not None
-
-    def _remember(self) -> None:
-        """Take the weights as they are for what the next update is the difference to."""
-        for position, matrix in enumerate(self._matrices):
-            if self._schedule.owners[position] == self._world.rank:
-                weights = self._taken(matrix, self._source, copied=True)
-                if not isinstance(weights, engine.Failure):
-                    self._last_read[position] = (self._step, weights)
+    def _mine(self, positions: range) -> list[int]:
+        """Return the layers that this process reads."""
+        return [i for i in positions if self._schedule.owners[i] == self._world.rank]
 
     def _solved(
         self,
@@ -514,21 +470,6 @@ class SpectralMonitor:
             for alarm in self.alarms.observe(reading) if self.alarms else ():
                 self._on_alarm(alarm)
         return tuple(readings)
-
-
-class _Gradients:
-    """The gradients of parameters, read as their weights are."""
-
-    def __init__(self, parameters: "Mapping[str, nn.Parameter]") -> None:
-        self._parameters = parameters
-
-    def read(self, name: str) -> Array:
-        return memory.as_array(self._parameters[name].grad)
-
-    def read_rows(self, name: str, begin: int, end: int) -> Array:
-        gradient = self._parameters[name].grad
-        assert gradient is not None  # asked for before
-        return memory.as_array(gradient[begin:end])
 
 
 def _is_capturing() -> bool:
