@@ -11,7 +11,7 @@ from typing import Any
 
 from spectra.errors import CheckpointError, WeightError
 from spectra.records import Skipped, SourceInfo, Tensor
-from spectra.sources import derived, formats, memory, quantized
+from spectra.sources import derived, formats, keras_models, live_adapters, memory, quantized
 from spectra.sources.base import Array, Source
 
 __all__ = ["Checkpoint", "Source", "open_source"]
@@ -54,6 +54,21 @@ class Checkpoint:
         if hint is not None:
             hint(names)
 
+    def parts(self, name: str) -> tuple[str, ...]:
+        """Return the names of the tensors that one is computed from; its own if it is stored."""
+        source = self.source
+        return source.parts(name) if isinstance(source, derived.DerivedSource) else (name,)
+
+    def is_product(self, name: str) -> bool:
+        """Tell whether a tensor is the core of a product, whose entries are those of no weight."""
+        source = self.source
+        return isinstance(source, derived.DerivedSource) and source.is_product(name)
+
+    def product(self, name: str) -> derived.Product | None:
+        """Return the factors of a tensor of which only what they add is read; None for others."""
+        source = self.source
+        return source.product(name) if isinstance(source, derived.DerivedSource) else None
+
     def read(self, name: str) -> Array:
         """Return one tensor."""
         return self.source.read(name)
@@ -73,7 +88,7 @@ def open_source(
 
     Parameters
     ----------
-    where : path, Mapping or torch.nn.Module
+    where : path, Mapping, torch.nn.Module or keras.Model
         A checkpoint file or folder, a state dict, a dict of arrays, or a live module.
     base : path, Mapping or torch.nn.Module, optional
         The model that a LoRA adapter belongs to: the merged matrices are then given, not the deltas.
@@ -106,6 +121,8 @@ def open_source(
             config, adapter = read_config(folder / CONFIG), _adapter_config(folder)
     elif isinstance(where, Mapping):
         source = memory.open_mapping(where)
+    elif keras_models.is_keras(where):  # on the torch backend a torch module too
+        source = keras_models.KerasModel(where)
     elif memory.is_module(where):
         source, config = memory.open_module(where), memory.config_of(where)
     else:
@@ -115,6 +132,8 @@ def open_source(
             f"expected a path, a module or a dict of arrays, got {type(where).__name__}",
         )
     source = derived.fold_parametrisations(quantized.resolve(source, config))
+    if memory.is_module(where) and not keras_models.is_keras(where):
+        source = live_adapters.live_deltas(where, source)
     if adapter is not None:
         below = None if base is None else open_source(base)
         source = derived.lora_deltas(source, adapter, below and below.source)

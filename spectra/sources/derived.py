@@ -15,22 +15,58 @@ from spectra.sources.base import FLOAT_TYPES, Array, Source
 Read = Callable[[str], Array]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Product:
+    """A matrix as its factors: up (rows, rank) times down (rank, columns)."""
+
+    up: Array
+    down: Array
+
+    def core(self) -> Array:
+        """Return a matrix of the same spectrum, no larger than the rank.
+
+        Up = Q R and downᵀ = Q' R' with orthonormal columns in Q and Q', so that it is R R'ᵀ.
+        """
+        left = np.asarray(np.linalg.qr(self.up, mode="r"))
+        right = np.asarray(np.linalg.qr(self.down.T, mode="r"))
+        found: Array = left @ right.T
+        return found
+
+    def __sub__(self, other: "Product") -> Array:
+        """Return a matrix (1, rows, columns) of the spectrum that the difference has.
+
+        Each core has a basis of its own, so that the difference of two would be of no matrix at all;
+        that of the products is one of rank r + r'.
+        """
+        up, down = np.hstack([self.up, -other.up]), np.vstack([self.down, other.down])
+        return Product(up, down).core()[np.newaxis]
+
+
 @dataclass(frozen=True, slots=True)
 class Derived:
-    """A tensor, the stored ones it is computed from, and how."""
+    """A tensor, the stored ones it is computed from, and how; ``factors`` if it is a product's core."""
 
     tensor: Tensor
     parts: tuple[str, ...]
     compute: Callable[[Read], Array]
+    factors: Callable[[Read], Product] | None = None
 
 
 class DerivedSource:
-    """A source in which some tensors stand for others, in the place of the first of those."""
+    """A source in which some tensors stand for others, in the place of the first of those.
+
+    Those named in `left_out` are listed no more, but for why.
+    """
 
     def __init__(
-        self, source: Source, derived: Iterable[Derived], notes: tuple[str, ...] = ()
+        self,
+        source: Source,
+        derived: Iterable[Derived],
+        notes: tuple[str, ...] = (),
+        left_out: Iterable[Skipped] = (),
     ) -> None:
         self._source = source
+        out = {item.name: item for item in left_out}
         self._derived = {item.tensor.name: item for item in derived}
         first = {item.parts[0]: item for item in self._derived.values()}
         hidden = {part: item for item in self._derived.values() for part in item.parts}
@@ -39,7 +75,7 @@ class DerivedSource:
         for tensor in source.tensors:
             if tensor.name in first:
                 tensors.append(first[tensor.name].tensor)
-            elif tensor.name not in hidden and tensor.name not in self._derived:
+            elif not any(tensor.name in names for names in (hidden, self._derived, out)):
                 tensors.append(tensor)
         self.tensors: tuple[Tensor, ...] = tuple(tensors)
         used = [
@@ -52,9 +88,24 @@ class DerivedSource:
             for name in self._derived
             if name in listed
         ]
-        self.ignored: tuple[Skipped, ...] = (*source.ignored, *used)
+        self.ignored: tuple[Skipped, ...] = (*source.ignored, *used, *out.values())
         info = source.info
         self.info = dataclasses.replace(info, notes=(*info.notes, *notes))
+
+    def parts(self, name: str) -> tuple[str, ...]:
+        """Return the names of the stored tensors that one is computed from; its own if it is stored."""
+        item = self._derived.get(name)
+        return (name,) if item is None else item.parts
+
+    def is_product(self, name: str) -> bool:
+        """Tell whether a tensor is the core of a product, whose entries are those of no weight."""
+        item = self._derived.get(name)
+        return item is not None and item.factors is not None
+
+    def product(self, name: str) -> Product | None:
+        """Return the product whose core a tensor is; None for all others."""
+        item = self._derived.get(name)
+        return item.factors(self._source.read) if item is not None and item.factors else None
 
     def read(self, name: str) -> Array:
         """Return a tensor as it is stored, or as it is computed."""
@@ -185,40 +236,19 @@ def _delta(
     if a is None or b is None:
         missing = "A" if a is None else "B"
         raise CheckpointError("E_LORA", path, f"has no lora_{missing}", "save the adapter anew")
-    # The factors of a convolution: r kernels, then a mixing of them, whose positions are all one.
-    mixes = len(b.shape) >= 2 and all(size == 1 for size in b.shape[2:])
-    fits = mixes and len(a.shape) == len(b.shape) and 0 < a.shape[0] == b.shape[1]
-    fits = fits and a.dtype in FLOAT_TYPES and b.dtype in FLOAT_TYPES
-    if not fits:
+    if not factors_fit(a, b):
         reason = f"factors {b.shape} {b.dtype} and {a.shape} {a.dtype} do not fit"
         raise CheckpointError("E_LORA", path, reason, "save the adapter anew")
-    rank, inputs, outputs = a.shape[0], int(np.prod(a.shape[1:])), b.shape[0]
-    scale = _scale(path, rank, config)
-
-    def factors(read: Read) -> tuple[Array, Array]:
-        down, up = read(a.name).astype(np.float64), read(b.name).astype(np.float64)
-        if not (np.isfinite(down).all() and np.isfinite(up).all()):
-            raise CheckpointError("E_VALUE", path, "its factors hold NaN or infinite numbers")
-        return down.reshape(rank, inputs), up.reshape(outputs, rank)
-
-    def core(read: Read) -> Array:
-        down, up = factors(read)
-        left = np.asarray(np.linalg.qr(up, mode="r"))
-        right = np.asarray(np.linalg.qr(down.T, mode="r"))
-        found: Array = scale * left @ right.T
-        return found
-
+    scale = _scale(path, a.shape[0], config)
     extra = tuple(t.name for role, t in parts.items() if role not in "AB")
-    names = (a.name, b.name, *extra)
-    nbytes = a.nbytes + b.nbytes
     if base is None:
-        shape = (min(rank, outputs), min(rank, inputs))
-        return Derived(Tensor(f"{path}.delta", shape, "float64", nbytes, whole=True), names, core)
+        delta = added(f"{path}.delta", path, a, b, lambda: scale)
+        return dataclasses.replace(delta, parts=(*delta.parts, *extra))
     name = f"{path}.weight"
     found = next((tensor for tensor in base.tensors if tensor.name == name), None)
     if found is None:
         raise CheckpointError("E_LORA", name, "is not in the base", "give the adapter's own base")
-    own = (outputs, *a.shape[1:])
+    own = (b.shape[0], *a.shape[1:])
     turned = found.shape != own and found.shape == own[::-1]
     if found.shape != own and not turned:
         reason = f"is {found.shape} in the base, {own} in the adapter"
@@ -227,13 +257,64 @@ def _delta(
     turned = turned or (len(own) == 2 and own[0] == own[1] and config.get("fan_in_fan_out") is True)
 
     def merged(read: Read) -> Array:
-        down, up = factors(read)
-        added = scale * up @ down
-        total: Array = base.read(name) + (added.T if turned else added.reshape(found.shape))
+        down, up = _factors(path, a, b, read)
+        delta = scale * up @ down
+        total: Array = base.read(name) + (delta.T if turned else delta.reshape(found.shape))
         return total
 
     size = 8 * int(np.prod(found.shape))
-    return Derived(Tensor(name, found.shape, "float64", size, whole=True), names, merged)
+    tensor = Tensor(name, found.shape, "float64", size, whole=True)
+    return Derived(tensor, (a.name, b.name, *extra), merged)
+
+
+def factors_fit(a: Tensor, b: Tensor) -> bool:
+    """Tell whether B A is a matrix: of linear layers and embeddings, or of a convolution's kernels."""
+    # The factors of a convolution: r kernels, then a mixing of them, whose positions are all one.
+    mixes = len(b.shape) >= 2 and all(size == 1 for size in b.shape[2:])
+    fits = mixes and len(a.shape) == len(b.shape) and 0 < a.shape[0] == b.shape[1]
+    return fits and a.dtype in FLOAT_TYPES and b.dtype in FLOAT_TYPES
+
+
+def added(
+    name: str,
+    path: str,
+    a: Tensor,
+    b: Tensor,
+    scale: Callable[[], float],
+    storage: tuple[object, ...] | None = None,
+) -> Derived:
+    """Return what the factors of a LoRA adapter add, as the r × r core with the spectrum of s B A.
+
+    Parameters
+    ----------
+    name : str
+        What to call it.
+    path : str
+        The layer it is added to, for errors.
+    a, b : Tensor
+        The factors, (r, in) and (out, r); of a convolution with its window behind.
+    scale : callable
+        Gives s, asked at each reading.
+    storage : tuple, optional
+        Equal for two that are the same.
+    """
+    rank, inputs, outputs = a.shape[0], int(np.prod(a.shape[1:])), b.shape[0]
+
+    def factors(read: Read) -> Product:
+        down, up = _factors(path, a, b, read)
+        return Product(scale() * up, down)
+
+    shape = (min(rank, outputs), min(rank, inputs))
+    tensor = Tensor(name, shape, "float64", a.nbytes + b.nbytes, storage, whole=True)
+    return Derived(tensor, (a.name, b.name), lambda read: factors(read).core(), factors)
+
+
+def _factors(path: str, a: Tensor, b: Tensor, read: Read) -> tuple[Array, Array]:
+    """Read the factors as matrices (r, in) and (out, r)."""
+    down, up = read(a.name).astype(np.float64), read(b.name).astype(np.float64)
+    if not (np.isfinite(down).all() and np.isfinite(up).all()):
+        raise CheckpointError("E_VALUE", path, "its factors hold NaN or infinite numbers")
+    return down.reshape(a.shape[0], -1), up.reshape(b.shape[0], a.shape[0])
 
 
 def _scale(path: str, rank: int, config: Mapping[str, Any]) -> float:

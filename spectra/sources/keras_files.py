@@ -5,8 +5,8 @@ can point anywhere: only what lies in the file itself, by hard links, is followe
 """
 
 import contextlib
+import dataclasses
 import math
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,17 @@ from spectra.sources.base import (
     no_tensors,
     totals,
 )
-from spectra.sources.shapes import Role, elements, role_of, torch_order, torch_shape
+from spectra.sources.keras_names import (
+    LEGACY_ROOT,
+    Parts,
+    kind_at,
+    names_of,
+    optimizer_group,
+    optimizer_state,
+    role_at,
+    without_root,
+)
+from spectra.sources.shapes import elements, torch_order, torch_shape
 
 MAX_DEPTH = 64
 MAX_OBJECTS = 1_000_000
@@ -35,15 +45,8 @@ MAX_ORDER = 2**20  # bytes of the attribute that names the layers in order
 MAX_RATIO, SMALL = zips.MAX_RATIO, zips.SMALL  # the same for HDF5's own compression
 
 ZIP = b"PK\x03\x04"
-OPTIMIZER_GROUPS = frozenset({"optimizer_weights", "optimizer", "_optimizer"})
-LEGACY_ROOT = "model_weights"
-NUMBERED = "vars"  # the group in which Keras 3 keeps a layer's variables, as 0, 1, ...
 # deflate, shuffle, checksum, n-bit, scale-offset, LZF: others would load a plug-in of this machine.
 FILTERS = frozenset({1, 2, 3, 5, 6, 32000})
-
-SUFFIX = re.compile(r":\d+$")  # which output of TensorFlow's operation, always :0
-
-Parts = tuple[str, ...]
 
 
 class KerasFile:
@@ -65,7 +68,7 @@ class KerasFile:
             found: dict[Parts, Tensor] = {}
             ignored = []
             for parts, dataset in variables:
-                group = _optimizer_group(parts)
+                group = optimizer_group(parts)
                 if group:
                     states[group] = states.get(group, 0) + 1
                 elif dataset.shape is None or dataset.dtype.kind in "OSU":
@@ -74,21 +77,15 @@ class KerasFile:
                     found[parts] = self._describe(parts, dataset)
         if not found:
             raise no_tensors(path)
-        names = _names(list(found))
+        names = names_of(list(found))
         ordered = sorted(
             found,
-            key=lambda p: (order.get(_without_root(p)[0], len(order)), natural_key(names[p])),
+            key=lambda p: (order.get(without_root(p)[0], len(order)), natural_key(names[p])),
         )
         self._parts = {names[parts]: parts for parts in ordered}
         self.tensors = tuple(_renamed(found[parts], names[parts]) for parts in ordered)
         self._by_name = {tensor.name: tensor for tensor in self.tensors}
-        self.ignored = (
-            *ignored,
-            *(
-                Skipped(f"{g}.*", (), f"optimizer state ({n} tensors)", n)
-                for g, n in states.items()
-            ),
-        )
+        self.ignored = (*ignored, *optimizer_state(states))
         kind = "keras hdf5" if self._member is None else "keras archive"
         self.info = SourceInfo(str(path), kind, *totals(self.tensors))
 
@@ -109,7 +106,7 @@ class KerasFile:
             dataset = file["/".join(parts)]
             if _renamed(self._describe(parts, dataset), name) != tensor:
                 raise _bad(self._path, "E_TRUNCATED", "was replaced during the run")
-            role = _role(parts, len(tensor.shape))
+            role = role_at(parts, len(tensor.shape))
             whole = role != "plain" or not tensor.shape
             values = np.asarray(dataset[()] if whole else dataset[rows])
         if tensor.dtype == "bfloat16":
@@ -122,10 +119,10 @@ class KerasFile:
         shape = tuple(int(size) for size in dataset.shape)
         dtype = _dtype_name(dataset)
         nbytes = _check_storage(self._path, self._size, ".".join(parts), dataset)
-        role = _role(parts, len(shape))
+        role = role_at(parts, len(shape))
         # The same bytes turned in two ways are two tensors.
         key = (str(self._path), _address(dataset), role) if nbytes else None
-        return Tensor("", torch_shape(shape, role), dtype, nbytes, key)
+        return Tensor("", torch_shape(shape, role), dtype, nbytes, key, kind=kind_at(parts))
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[Any]:
@@ -245,59 +242,8 @@ def _layer_order(file: Any) -> dict[str, int]:  # noqa: ANN401 - h5py.File
     return {name.split("/")[0]: place for place, name in reversed(list(enumerate(names)))}
 
 
-def _role(parts: Parts, n_axes: int) -> Role:
-    """Return the role of a variable; those that Keras 3 only numbers are told by their layer."""
-    *layers, name = _without_root(parts)
-    if layers[-1:] == [NUMBERED]:
-        layer = layers[-2] if len(layers) > 1 else ""
-        if "separable" in layer:
-            name = {"0": "depthwise_kernel", "1": "pointwise_kernel"}.get(name, name)
-        elif n_axes > 3 or layer.startswith(("conv", "depthwise_conv")):
-            name = "kernel"
-        return role_of([layer, name], n_axes)
-    return role_of([*layers, SUFFIX.sub("", name)], n_axes)
-
-
-def _optimizer_group(parts: Parts) -> str:
-    """Return the group of optimizer state that a variable is in, if it is."""
-    path = _split(parts)
-    place = next((n for n, part in enumerate(path[:-1]) if part in OPTIMIZER_GROUPS), None)
-    return "" if place is None else ".".join(path[: place + 1])
-
-
-def _split(parts: Parts) -> Parts:
-    """Return a path step by step, also where a name holds several, as Keras 2.12 wrote them."""
-    return tuple(part for name in parts for part in name.split("\\") if part) or parts
-
-
-def _without_root(parts: Parts) -> Parts:
-    """Return a path without what stands above all layers."""
-    path = _split(parts)
-    return path[1:] if len(path) > 1 and path[0] == LEGACY_ROOT else path
-
-
-def _names(paths: list[Parts]) -> dict[Parts, str]:
-    """Name variables by their layers; by the file's own paths if that would name two alike.
-
-    Legacy files write ``conv/conv/kernel:0``, Keras 3 ``layers/conv/vars/0``.
-    """
-    names = {}
-    for parts in paths:
-        path = _without_root(parts)
-        short = [
-            part
-            for n, part in enumerate(path)
-            if part != NUMBERED and (n == 0 or part != path[n - 1])
-        ]
-        short[-1] = SUFFIX.sub("", short[-1])
-        names[parts] = ".".join(short)
-    if len(set(names.values())) < len(names):
-        return {parts: "/".join(parts) for parts in paths}
-    return names
-
-
 def _renamed(tensor: Tensor, name: str) -> Tensor:
-    return Tensor(name, tensor.shape, tensor.dtype, tensor.nbytes, tensor.storage)
+    return dataclasses.replace(tensor, name=name)
 
 
 def _bad(path: Path, code: str, reason: str) -> CheckpointError:

@@ -22,6 +22,8 @@ WRAPPERS = re.compile(
     r"(?:^|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
 )
 PARALLEL = "module."
+# What PEFT puts around a model and the layers it adapts.
+ADAPTED = re.compile(r"^base_model\.model\.|\.base_layer(?=\.|$)|\.modules_to_save\.[^.]+(?=\.)")
 
 EMBEDDING = re.compile(
     r"(^|_)emb(ed|eds|edding|eddings)?$|^(wte|wpe|token_embd|embed_(tokens|positions|in|words))$"
@@ -196,13 +198,26 @@ def put(matrix: Matrix, values: Array, slices: Array) -> None:
 
 
 def clean_names(names: Sequence[str], deciding: Sequence[str] | None = None) -> list[str]:
-    """Remove what wrappers put into names; ``module.`` only where all the `deciding` carry it."""
+    """Remove what wrappers put into names; ``module.`` only where all the `deciding` carry it.
+
+    Where two names would become one, they stay as they are.
+
+    Examples
+    --------
+    >>> clean_names(["module._orig_mod.h.0.fc.weight", "module._orig_mod.head.weight"])
+    ['h.0.fc.weight', 'head.weight']
+    >>> clean_names(["base_model.model.h.q.base_layer.weight", "base_model.model.h.q.delta"])
+    ['h.q.weight', 'h.q.delta']
+    """
     cleaned = [WRAPPERS.sub("", name) for name in names]
     carry = [WRAPPERS.sub("", name) for name in (names if deciding is None else deciding)]
     while carry and all(name.startswith(PARALLEL) for name in carry):
         cleaned = [name.removeprefix(PARALLEL) for name in cleaned]
         carry = [name.removeprefix(PARALLEL) for name in carry]
-    return cleaned if len(set(cleaned)) == len(cleaned) else list(names)
+    for found in ([ADAPTED.sub("", name) for name in cleaned], cleaned):
+        if len(set(found)) == len(found):
+            return found
+    return list(names)
 
 
 def _why_not(tensor: Tensor, name: str, convention: Convention, *, is_cut: bool) -> str:

@@ -19,6 +19,7 @@ REST = "rest"
 """Name of the group of what belongs to no layer."""
 
 _ORIGINAL = re.compile(r"parametrizations\.([^.]+)\.original\d*$")
+_FACTOR = re.compile(r"\.lora_(embedding_)?[AB]\.[^.]+(\.weight)?$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +61,10 @@ def tensor_of(parameter: str) -> str:
     --------
     >>> tensor_of("fc.weight"), tensor_of("fc.parametrizations.weight.original0")
     ('fc.weight', 'fc.weight')
+    >>> tensor_of("h.q.lora_A.default.weight")
+    'h.q.delta'
     """
-    return _ORIGINAL.sub(r"\1", parameter)
+    return _FACTOR.sub(".delta", _ORIGINAL.sub(r"\1", parameter))
 
 
 def parameter_groups(

@@ -23,10 +23,10 @@ from spectra.records import Finding, Matrix, Status
 from spectra.sources import layouts, open_source
 from spectra.sources.base import Array
 from spectra.training.history import HistoryFile
-from spectra.training.names import clean_names
+from spectra.training.live import live
 from spectra.training.readings import SUBJECTS, Reading, Subject
 from spectra.training.schedule import Schedule
-from spectra.training.taking import Taken, Taker
+from spectra.training.taking import Taken, Taker, sized
 from spectra.training.tracking import Alarm
 from spectra.training.world import Alone, World, share_out
 
@@ -105,7 +105,7 @@ class SpectralMonitor:
 
     Parameters
     ----------
-    model : torch.nn.Module
+    model : torch.nn.Module or keras.Model
         As it is trained: compiled, wrapped or sharded; names are freed of the wrappers' prefixes.
     every : int, default: 100
         Steps between the beginnings of two rounds; more where the budget needs it.
@@ -113,7 +113,8 @@ class SpectralMonitor:
         Glob patterns on names, with or without ``.weight``.
     watch : str or sequence of str, default: "weight"
         Of ``weight``, ``update`` (the difference to the weights last read, which takes a copy of
-        them) and ``gradient`` (as it is when `step` is called).
+        them) and ``gradient`` (as it is when `step` is called; Keras keeps none, and weights that
+        are computed, as what a LoRA adapter adds, have none).
     metrics : sequence of str
         Names in ``spectra.metrics.METRICS``.
     budget : float or None, default: 0.01
@@ -134,7 +135,7 @@ class SpectralMonitor:
 
     Attributes
     ----------
-    parameters : Mapping[str, torch.nn.Parameter]
+    parameters : Mapping[str, torch.nn.Parameter or keras.Variable]
         The parameters watched, by clean name: to find them in an optimizer's groups.
 
     Raises
@@ -153,7 +154,7 @@ class SpectralMonitor:
 
     def __init__(
         self,
-        model: "nn.Module",
+        model: "nn.Module | Any",  # noqa: ANN401 - Any for Keras' models, which have no types
         *,
         every: int = 100,
         layers: str | Sequence[str] = (),
@@ -201,9 +202,19 @@ class SpectralMonitor:
             raise SelectionError(
                 "E_NO_LAYERS", type(model).__name__, "holds no weights that are analysed"
             )
-        self._names = clean_names([matrix.name for matrix in self._matrices])
-        self._taker = Taker(model, source, self._matrices, self.watch)
-        self.parameters: Mapping[str, nn.Parameter] = {
+        self._names = [matrix.name for matrix in self._matrices]
+        # Shuffled, the entries of a product's core say nothing of the product.
+        self._cores = {i for i, m in enumerate(self._matrices) if source.is_product(m.tensor)}
+        opened = live(model, source)
+        if "gradient" in self.watch and not opened.has_gradients:
+            raise SelectionError(
+                "E_OPTION",
+                "watch",
+                f"a {type(model).__name__} of Keras keeps no gradients",
+                "watch its weights and updates",
+            )
+        self._taker = Taker(opened, source, self._matrices, self.watch)
+        self.parameters: Mapping[str, Any] = {
             layouts.whole_name(name): self._taker.held[matrix.tensor]
             for name, matrix in zip(self._names, self._matrices, strict=True)
             if matrix.tensor in self._taker.held
@@ -216,7 +227,7 @@ class SpectralMonitor:
         self._history = HistoryFile(history if self._world.rank == 0 else None)
         self._worker = ThreadPoolExecutor(1, "spectra-monitor") if background else None
         self._pending: deque[_InHand] = deque()
-        self._on_cpu = all(p.device.type == "cpu" for p in self._taker.held.values())
+        self._on_cpu = opened.on_cpu
         self.alarms = alarms
         self._on_alarm = on_alarm or _log
         self._step = 0
@@ -403,7 +414,7 @@ class SpectralMonitor:
     ) -> Reading:
         """Turn a stack (n_matrices, rows, columns) into what is known of it."""
         begun = time.perf_counter()
-        matrix, name = self._matrices[position], self._names[position]
+        matrix, name = sized(self._matrices[position], stack), self._names[position]
         # Seeded by layer and step: neither order nor a resumed run changes a number.
         rng = np.random.default_rng([self._seed, step, zlib.crc32(f"{name} {subject}".encode())])
         outcome = stack if isinstance(stack, engine.Failure) else engine.solve(matrix, stack)
@@ -418,7 +429,8 @@ class SpectralMonitor:
         )
         values = {metric: row[metric] for metric in self._asked}
         warnings = row.warnings
-        if subject == "weight" and self._traps and row.status is Status.OK:
+        shuffled = self._traps and position not in self._cores
+        if subject == "weight" and shuffled and row.status is Status.OK:
             values |= correlation_traps.traps(stack, rng=rng, shuffles=self._traps)  # type: ignore[arg-type]
             if values["n_traps"] > 0:
                 warnings = (*warnings, Finding.CORRELATION_TRAP)
