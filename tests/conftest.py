@@ -1,10 +1,12 @@
 """Fixtures shared by all tests: real weights, and small checkpoints made on the spot."""
 
+import importlib
 import importlib.util
 import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -58,6 +60,15 @@ def store_of_the_tests(tmp_path_factory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SPECTRA_CACHE", str(folder))
         yield folder
+
+
+@pytest.fixture(scope="session")
+def keras(tmp_path_factory) -> ModuleType:
+    """Keras on the torch backend; its settings are those of a folder of the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KERAS_BACKEND", "torch")
+        patch.setenv("KERAS_HOME", str(tmp_path_factory.mktemp("keras")))
+        return importlib.import_module("keras")
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,7 @@ from spectra.engine import lapack
 from spectra.errors import SelectionError, unknown_name
 from spectra.inventory import as_tuple, take_stock
 from spectra.metrics import METRICS
-from spectra.records import Finding, Matrix, Status
+from spectra.records import Finding, Kind, Matrix, Status
 from spectra.sources import layouts, open_source
 from spectra.sources.base import Array
 from spectra.training.history import HistoryFile
@@ -273,6 +273,12 @@ class SpectralMonitor:
     def flush(self) -> tuple[Reading, ...]:
         """Wait for what is being read in the background, and return it."""
         return self._tell(self._world.gather(self._wait())) if self._worker else ()
+
+    @property
+    def layers(self) -> dict[str, Kind]:
+        """The layers watched, by the names that readings have, and of which kind each is."""
+        kinds = [matrix.kind for matrix in self._matrices]
+        return dict(zip(self._names, kinds, strict=True))
 
     @property
     def history(self) -> tuple[Reading, ...]:

@@ -1,0 +1,154 @@
+"""SpectralCallback for Keras 3, on any of its backends."""
+
+import json
+import logging
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Unpack
+
+from spectra import extras
+from spectra.errors import CheckpointError
+from spectra.training.adapters.watched_run import MonitorOptions, WatchedRun
+from spectra.training.monitor import SpectralMonitor
+from spectra.training.readings import Reading
+from spectra.training.scalars import SHOWN, scalars
+from spectra.writing import write_file
+
+logger = logging.getLogger(__name__)
+
+keras: Any = extras.require("keras", "keras-training", "watch its models train")
+
+
+class SpectralCallback(keras.callbacks.Callback):  # type: ignore[misc] - its library is not followed
+    """Watch the spectra of a Keras model: ``model.fit(..., callbacks=[SpectralCallback(every=200)])``.
+
+    The monitor is made when the first epoch begins and counts the optimizer's iterations, so batches
+    whose gradients are accumulated are one. Its `scalars` are added to the logs of every epoch: what
+    comes behind in the list of callbacks logs them, and Keras' own History. The keys are the same at
+    each epoch; those without a reading yet are NaN. An alarm named in ``Alarms(stop_on=...)`` ends the
+    training.
+
+    With `history`, the monitor's state is kept beside it at the end of every epoch, and a run that
+    Keras has restored to such an end (``BackupAndRestore``) goes on from there.
+
+    Parameters
+    ----------
+    history : path, optional
+        A file for readings.
+    prefix : str, default: "spectral"
+        Of the scalars; two callbacks on one model need two.
+    per_layer : bool, default: False
+        Log each layer too.
+    drawn : sequence of str
+        Metrics to log.
+    **options
+        Of ``SpectralMonitor``: every, layers, exclude, watch, budget, background, alarms, ...
+
+    Raises
+    ------
+    SelectionError
+        If an option is not known; when training begins if it fits nothing in the model.
+    """
+
+    def __init__(
+        self,
+        *,
+        history: str | Path | None = None,
+        prefix: str = "spectral",
+        per_layer: bool = False,
+        drawn: Sequence[str] = SHOWN,
+        **options: Unpack[MonitorOptions],
+    ) -> None:
+        super().__init__()
+        self._run = WatchedRun(
+            history=history or False, prefix=prefix, per_layer=per_layer, drawn=drawn, **options
+        )
+        self._file = None if history is None else Path(history).with_suffix(".state.json")
+        self._alarms = options.get("alarms")
+        self._shown: Any = {"prefix": prefix, "per_layer": per_layer, "metrics": tuple(drawn)}
+        self._saved: dict[str, Any] | None = None
+        self._keys: tuple[str, ...] = ()
+        self._at = 0
+
+    @property
+    def monitor(self) -> SpectralMonitor | None:
+        """The monitor of the run, or of the last one; None before the first."""
+        return self._run.monitor
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Make the monitor at the first: what other callbacks restore is there by now."""
+        if self._run.is_running:
+            return
+        self._at = self._iterations()
+        saved = self._saved or self._load()
+        if saved is not None and saved["monitor"]["step"] != self._at:
+            saved = None  # of another run, or of a later epoch that is taken again
+        self._run.begin(self.model, None, self._at, saved, is_main=True)
+        self._keys = self._all_keys()
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Read what is due; a batch after which no optimizer stepped is passed over."""
+        before, self._at = self._at, self._iterations()
+        if self._at == before:
+            return
+        self._run.step(self._at)
+        if self._run.should_stop:
+            self.model.stop_training = True
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Add the scalars to the logs, and keep the state."""
+        assert self._run.monitor is not None
+        self._saved = self._run.state_dict()  # which waits for what is being read
+        self._keep()
+        alarms = () if self._alarms is None else self._alarms.active
+        found = scalars(self._run.monitor.latest.values(), alarms, **self._shown)
+        if logs is not None:
+            logs.update({key: found.get(key, math.nan) for key in self._keys})
+
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        """Close the history; a further ``fit`` goes on with it."""
+        if self._run.is_running:
+            self._saved = self._run.state_dict()
+            self._run.close()
+
+    def _iterations(self) -> int:
+        return int(keras.ops.convert_to_numpy(self.model.optimizer.iterations))
+
+    def _keep(self) -> None:
+        """Write the state beside the history; a disk that is full ends no training."""
+        if self._file is None:
+            return
+        try:
+            write_file(self._file, json.dumps(self._saved))
+        except CheckpointError as error:
+            logger.warning("spectra: %s", error)
+
+    def _load(self) -> dict[str, Any] | None:
+        """Return the state that lies beside the history, if there is one.
+
+        Raises
+        ------
+        CheckpointError
+            ``E_HISTORY`` if it is no such state.
+        """
+        if self._file is None or not self._file.exists():
+            return None
+        try:
+            state: dict[str, Any] = json.loads(self._file.read_bytes())
+            int(state["monitor"]["step"])
+        except (ValueError, KeyError, TypeError, OSError) as error:
+            reason = "is no state of a callback"
+            raise CheckpointError("E_HISTORY", str(self._file), reason, "move it away") from error
+        return state
+
+    def _all_keys(self) -> tuple[str, ...]:
+        """Return the keys of all scalars that can come: some loggers take the first epoch's for good."""
+        assert self._run.monitor is not None
+        values = dict.fromkeys(self._shown["metrics"], 1.0)
+        readings = [
+            Reading(0, name, subject, kind, 1, 1, 1, values=values)
+            for name, kind in self._run.monitor.layers.items()
+            for subject in self._run.monitor.watch
+        ]
+        return tuple(scalars(readings, **self._shown))
