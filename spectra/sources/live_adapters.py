@@ -37,7 +37,7 @@ def live_deltas(module: "nn.Module", source: Source) -> Source:
         kept = _kept_for_adapters(path, layer, tensors)
         active = [name for name in kept if name in layer.active_adapters]
         for adapter, parts in kept.items():
-            reason = _why_not(layer, adapter, path, parts)
+            reason = _why_not(layer, adapter, parts)
             if reason:
                 left_out += [Skipped(part.name, part.shape, reason) for part in parts.values()]
             else:
@@ -70,7 +70,7 @@ def _slots(path: str, layer: "nn.Module") -> Iterator[tuple[str, str, str]]:
             yield attribute, name.split(".")[0], f"{path}.{attribute}.{name}".removeprefix(".")
 
 
-def _why_not(layer: Any, adapter: str, path: str, parts: dict[str, Tensor]) -> str:  # noqa: ANN401
+def _why_not(layer: Any, adapter: str, parts: dict[str, Tensor]) -> str:  # noqa: ANN401
     """Return why what an adapter adds is not analysed, or an empty string."""
     if LORA not in layer.adapter_layer_names:
         kind = type(layer).__module__.split(".")[-2:][0]
@@ -86,7 +86,8 @@ def _why_not(layer: Any, adapter: str, path: str, parts: dict[str, Tensor]) -> s
         return "of an adapter of stacked experts, whose factors are interleaved"
     pair = _pair(parts)
     if pair is None or not factors_fit(*pair):
-        return f"of the adapter of {path}, whose factors do not fit"
+        shapes = " and ".join(str(part.shape) for part in parts.values())
+        return f"of an adapter whose factors {shapes} make no single matrix"
     return ""
 
 

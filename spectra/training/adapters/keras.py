@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 keras: Any = extras.require("keras", "keras-training", "watch its models train")
 
 
-class SpectralCallback(keras.callbacks.Callback):  # type: ignore[misc] - its library is not followed
+class SpectralCallback(keras.callbacks.Callback):  # type: ignore[misc]  # not followed
     """Watch the spectra of a Keras model: ``model.fit(..., callbacks=[SpectralCallback(every=200)])``.
 
     The monitor is made when the first epoch begins and counts the optimizer's iterations, so batches
