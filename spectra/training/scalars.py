@@ -20,7 +20,6 @@ SHOWN = ("alpha", "alpha_hat", "log_norm", "stable_rank")
 SUMMARIES: Mapping[str, Callable[[Vector], float]] = {
     "typical": typical,
     "mean": np.mean,
-    "median": np.median,
     "min": np.min,
     "max": np.max,
 }
@@ -61,7 +60,7 @@ def scalars(
         ``spectral/alpha/typical``
             The mean of the middle half of the layers: what ``spectra rank`` goes by, since a plain
             mean is ruled by the few layers that are hardly told from noise.
-        ``spectral/alpha/mean``, ``/median``, ``/min``, ``/max``
+        ``spectral/alpha/mean``, ``/min``, ``/max``
             Over all layers with a number; the mean is that of a report's summary.
         ``spectral/layers/<verdict>``
             How many layers are ``well_trained``, ``over_trained`` and ``under_trained`` (outside the
