@@ -23,11 +23,10 @@ keras: Any = extras.require("keras", "keras-training", "watch its models train")
 class SpectralCallback(keras.callbacks.Callback):  # type: ignore[misc]  # not followed
     """Watch the spectra of a Keras model: ``model.fit(..., callbacks=[SpectralCallback(every=200)])``.
 
-    The monitor is made when the first epoch begins and counts the optimizer's iterations, so batches
-    whose gradients are accumulated are one. Its `scalars` are added to the logs of every epoch: what
+    The monitor is made when the first epoch begins and counts the optimizer's iterations, from where
+    they stand at each epoch's begin; batches whose gradients are accumulated are one. Its `scalars` are added to the logs of every epoch: what
     comes behind in the list of callbacks logs them, and Keras' own History. The keys are the same at
-    each epoch; those without a reading yet are NaN. An alarm named in ``Alarms(stop_on=...)`` ends the
-    training.
+    each epoch; those without a reading are NaN. ``Alarms(stop_on=...)`` may end the training.
 
     With `history`, the monitor's state is kept beside it at the end of every epoch, and a run that
     Keras has restored to such an end (``BackupAndRestore``) goes on from there.
@@ -69,7 +68,7 @@ class SpectralCallback(keras.callbacks.Callback):  # type: ignore[misc]  # not f
         self._shown: Any = {"prefix": prefix, "per_layer": per_layer, "metrics": tuple(drawn)}
         self._saved: dict[str, Any] | None = None
         self._keys: tuple[str, ...] = ()
-        self._at = 0
+        self._batches, self._before, self._per_step = 0, 0, 1
 
     @property
     def monitor(self) -> SpectralMonitor | None:
@@ -78,21 +77,30 @@ class SpectralCallback(keras.callbacks.Callback):  # type: ignore[misc]  # not f
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Make the monitor at the first: what other callbacks restore is there by now."""
+        outer = self.model.optimizer
+        optimizer = getattr(outer, "inner_optimizer", outer)  # that of a loss scaler
+        step = int(keras.ops.convert_to_numpy(optimizer.iterations))
+        self._per_step = optimizer.gradient_accumulation_steps or 1
+        if self._batches // self._per_step != step:
+            self._batches = step * self._per_step
+        self._before = self._batches
         if self._run.is_running:
             return
-        self._at = self._iterations()
         saved = self._saved or self._load()
-        if saved is not None and saved["monitor"]["step"] != self._at:
+        if saved is not None and saved["monitor"]["step"] != step:
             saved = None  # of another run, or of a later epoch that is taken again
-        self._run.begin(self.model, None, self._at, saved, is_main=True)
+        self._run.begin(self.model, None, step, saved, is_main=True)
         self._keys = self._all_keys()
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Read what is due; a batch after which no optimizer stepped is passed over."""
-        before, self._at = self._at, self._iterations()
-        if self._at == before:
+        # Counted from the epoch's begin: to ask for the iterations would wait for the device, and
+        # bring the whole state of a JAX model back to it, at every batch.
+        before, self._batches = self._batches, self._before + batch + 1
+        step = self._batches // self._per_step
+        if step == before // self._per_step:
             return
-        self._run.step(self._at)
+        self._run.step(step)
         if self._run.should_stop:
             self.model.stop_training = True
 
@@ -112,9 +120,6 @@ class SpectralCallback(keras.callbacks.Callback):  # type: ignore[misc]  # not f
             self._saved = self._run.state_dict()
             self._run.close()
 
-    def _iterations(self) -> int:
-        return int(keras.ops.convert_to_numpy(self.model.optimizer.iterations))
-
     def _keep(self) -> None:
         """Write the state beside the history; a disk that is full ends no training."""
         if self._file is None:
@@ -125,13 +130,7 @@ class SpectralCallback(keras.callbacks.Callback):  # type: ignore[misc]  # not f
             logger.warning("spectra: %s", error)
 
     def _load(self) -> dict[str, Any] | None:
-        """Return the state that lies beside the history, if there is one.
-
-        Raises
-        ------
-        CheckpointError
-            ``E_HISTORY`` if it is no such state.
-        """
+        """Return the state that lies beside the history, if there is one; E_HISTORY if it is none."""
         if self._file is None or not self._file.exists():
             return None
         try:

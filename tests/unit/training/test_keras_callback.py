@@ -57,13 +57,36 @@ def test_a_fit_with_the_callback_ends_with_the_very_weights_of_one_without(
         assert np.array_equal(a, b)
 
 
-@pytest.mark.parametrize(("accumulate", "steps"), [(None, [1, 5, 10, 15, 20]), (2, [1, 5, 10])])
+@pytest.mark.parametrize(
+    ("accumulate", "steps"), [(None, [1, 5, 10, 15, 20]), (3, [1, 5]), (2, [1, 5, 10])]
+)
 def test_steps_are_those_of_the_optimizer(accumulate, steps, callback, keras):
+    class Compare(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            said = max((reading.step for reading in spectral.monitor.history), default=0)
+            iterations = int(self.model.optimizer.iterations)
+            assert iterations - 5 < said <= iterations
+
     model, spectral = network(keras, accumulate=accumulate), callback(every=5, budget=None)
-    fit(model, spectral)
+    fit(model, spectral, Compare())  # eight batches an epoch, of which three make no whole number
     assert sorted({reading.step for reading in spectral.monitor.history}) == steps
     names = {reading.layer for reading in spectral.monitor.history}
     assert names == {"layers.dense.0", "layers.dense_1.0"}
+
+
+def test_steps_are_those_inside_a_loss_scaler(callback, keras):
+    model, spectral = network(keras), callback(every=5, budget=None)
+    inner = keras.optimizers.Adam(gradient_accumulation_steps=2)
+    model.compile(keras.optimizers.LossScaleOptimizer(inner, initial_scale=2.0), "mse")
+    fit(model, spectral)
+    assert sorted({reading.step for reading in spectral.monitor.history}) == [1, 5, 10]
+
+
+def test_a_model_that_was_trained_before_goes_on_from_its_own_count(callback, keras):
+    model, spectral = network(keras), callback(every=5, budget=None)
+    fit(model, epochs=2)
+    fit(model, spectral, epochs=1)
+    assert sorted({reading.step for reading in spectral.monitor.history}) == [17, 20]
 
 
 def test_every_epoch_logs_the_same_keys_from_the_first_on(callback, keras, tmp_path):
