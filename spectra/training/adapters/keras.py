@@ -16,7 +16,6 @@ from spectra.training.scalars import SHOWN, scalars
 from spectra.writing import write_file
 
 logger = logging.getLogger(__name__)
-
 keras: Any = extras.require("keras", "keras-training", "watch its models train")
 
 
@@ -64,7 +63,6 @@ class SpectralCallback(keras.callbacks.Callback):  # type: ignore[misc]  # not f
             history=history or False, prefix=prefix, per_layer=per_layer, drawn=drawn, **options
         )
         self._file = None if history is None else Path(history).with_suffix(".state.json")
-        self._alarms = options.get("alarms")
         self._shown: Any = {"prefix": prefix, "per_layer": per_layer, "metrics": tuple(drawn)}
         self._saved: dict[str, Any] | None = None
         self._keys: tuple[str, ...] = ()
@@ -98,9 +96,8 @@ class SpectralCallback(keras.callbacks.Callback):  # type: ignore[misc]  # not f
         # bring the whole state of a JAX model back to it, at every batch.
         before, self._batches = self._batches, self._before + batch + 1
         step = self._batches // self._per_step
-        if step == before // self._per_step:
-            return
-        self._run.step(step)
+        if step > before // self._per_step:
+            self._run.step(step)
         if self._run.should_stop:
             self.model.stop_training = True
 
@@ -109,10 +106,10 @@ class SpectralCallback(keras.callbacks.Callback):  # type: ignore[misc]  # not f
         assert self._run.monitor is not None
         self._saved = self._run.state_dict()  # which waits for what is being read
         self._keep()
-        alarms = () if self._alarms is None else self._alarms.active
-        found = scalars(self._run.monitor.latest.values(), alarms, **self._shown)
-        if logs is not None:
-            logs.update({key: found.get(key, math.nan) for key in self._keys})
+        alarms = self._run.monitor.alarms
+        raised = () if alarms is None else alarms.active
+        found = scalars(self._run.monitor.latest.values(), raised, **self._shown)
+        ({} if logs is None else logs).update({key: found.get(key, math.nan) for key in self._keys})
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Close the history; a further ``fit`` goes on with it."""

@@ -80,7 +80,9 @@ class SpectralCallback(Callback):  # type: ignore[misc] - its library is not fol
 
     def on_train_start(self, trainer: Any, pl_module: "nn.Module") -> None:
         """Make the monitor; of a resumed run, go on from the checkpoint."""
-        folder = trainer.log_dir or trainer.default_root_dir  # asked of all processes: they agree on it
+        folder = (
+            trainer.log_dir or trainer.default_root_dir
+        )  # asked of all processes: they agree on it
         saved, self._saved = self._saved, None
         self._run.begin(
             pl_module,
