@@ -80,7 +80,9 @@ class SpectralCallback(Callback):  # type: ignore[misc] - its library is not fol
 
     def on_train_start(self, trainer: Any, pl_module: "nn.Module") -> None:
         """Make the monitor; of a resumed run, go on from the checkpoint."""
-        folder = trainer.log_dir or trainer.default_root_dir  # asked of all processes: they agree on it
+        folder = (
+            trainer.log_dir or trainer.default_root_dir
+        )  # asked of all processes: they agree on it
         saved, self._saved = self._saved, None
         self._run.begin(
             pl_module,
@@ -94,7 +96,8 @@ class SpectralCallback(Callback):  # type: ignore[misc] - its library is not fol
         self, trainer: Any, pl_module: "nn.Module", outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Read what is due; a batch after which no optimizer stepped is passed over."""
-        self._log(trainer, self._run.step(trainer.global_step))
+        self._run.step(trainer.global_step)
+        self._log(trainer, self._run.due())
         if self._run.should_stop:
             trainer.should_stop = True
 

@@ -85,13 +85,17 @@ class SpectralCallback(TrainerCallback):  # type: ignore[misc] - its library is 
         main = state.is_world_process_zero
         self._run.begin(model, args.output_dir, state.global_step, saved, is_main=main)
         if self._trainer is None and main and args.report_to:
-            logger.warning("spectra: no scalars are drawn; use SpectralCallback(...).attach(trainer)")
+            logger.warning(
+                "spectra: no scalars are drawn; use SpectralCallback(...).attach(trainer)"
+            )
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Read what is due."""
-        self._log(self._run.step(state.global_step), control)
+        self._run.step(state.global_step)
         if self._run.should_stop:
             control.should_training_stop = True
+        if not control.should_training_stop:
+            self._log(self._run.due(), control)
         self._save(state, control)
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:

@@ -21,7 +21,9 @@ ALPHAS = [2.0, 2.5, 3.0, 3.5, 4.0, 4.5, 5.0, 18.0]
 
 def test_a_curve_is_the_typical_layer_as_in_rankings_beside_the_mean_and_the_ends():
     found = scalars([reading(f"h.{i}", alpha) for i, alpha in enumerate(ALPHAS)])
-    of_alpha = {k.rpartition("/")[2]: v for k, v in found.items() if k.startswith("spectral/alpha/")}
+    of_alpha = {
+        k.rpartition("/")[2]: v for k, v in found.items() if k.startswith("spectral/alpha/")
+    }
     assert of_alpha == {
         "typical": pytest.approx(float(typical(np.array(ALPHAS)))),
         "mean": pytest.approx(sum(ALPHAS) / 8),
@@ -55,7 +57,9 @@ def test_layers_are_counted_by_verdict_and_their_sum_is_all_that_were_read():
     verdicts = [Verdict.OVER_TRAINED, Verdict.OVER_TRAINED, Verdict.UNDER_TRAINED]
     verdicts += [Verdict.RANDOM_LIKE, Verdict.WELL_TRAINED, Verdict.NOT_JUDGED]
     readings = [reading(f"h.{i}", verdict=verdict) for i, verdict in enumerate(verdicts)]
-    readings.append(reading("t", warnings=(Finding.CORRELATION_TRAP,), verdict=Verdict.WELL_TRAINED))
+    readings.append(
+        reading("t", warnings=(Finding.CORRELATION_TRAP,), verdict=Verdict.WELL_TRAINED)
+    )
     found = scalars(readings)
     counts = {v: found[f"spectral/layers/{v.value}"] for v in Verdict}
     assert counts == {
@@ -109,7 +113,9 @@ def test_names_of_layers_become_keys_that_every_tracker_takes(layer, key):
 
 
 def test_layers_whose_keys_would_be_one_are_kept_apart():
-    found = scalars([reading("a[0]", 3.0), reading("a.0", 4.0), reading("mean", 5.0)], per_layer=True)
+    found = scalars(
+        [reading("a[0]", 3.0), reading("a.0", 4.0), reading("mean", 5.0)], per_layer=True
+    )
     assert found["spectral/alpha/a.0"] == 3.0
     assert found["spectral/alpha/a.0.2"] == 4.0
     assert found["spectral/alpha/mean"] == 4.0, "the mean is not a layer's"
