@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-class SpectralCallback(TrainerCallback):  # type: ignore[misc] - its library is not followed
+class SpectralCallback(TrainerCallback):  # type: ignore[misc]  # see pyproject.toml
     """Watch the spectra of a Trainer's model: ``SpectralCallback(every=200).attach(trainer)``.
 
     Attached, it draws its `scalars` through ``trainer.log``, so they reach every tracker the Trainer
@@ -70,7 +70,7 @@ class SpectralCallback(TrainerCallback):  # type: ignore[misc] - its library is 
         """The monitor of the run, or of the last one; None before the first."""
         return self._run.monitor
 
-    def attach(self, trainer: Any) -> "SpectralCallback":  # noqa: ANN401 - any class of Trainer
+    def attach(self, trainer: Any) -> "SpectralCallback":
         """Join a Trainer's callbacks, and log through it; return this callback."""
         self._trainer = trainer
         if self not in trainer.callback_handler.callbacks:
