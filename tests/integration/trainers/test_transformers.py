@@ -38,7 +38,7 @@ def language_model():
     return GPT2LMHeadModel(config)
 
 
-def trainer_of(folder, *callbacks, model=None, **arguments):
+def trainer_of(folder, *callbacks, model=None, optimizers=(None, None), **arguments):
     """A Trainer of a small language model with dropout, in a folder of its own."""
     given = {
         "max_steps": STEPS,
@@ -57,6 +57,7 @@ def trainer_of(folder, *callbacks, model=None, **arguments):
         train_dataset=Tokens(),
         eval_dataset=Tokens(),
         callbacks=list(callbacks),
+        optimizers=optimizers,
     )
 
 
