@@ -26,7 +26,7 @@ def _library() -> str:
 Callback: Any = extras.require(_library(), "lightning", "watch its Trainer").Callback
 
 
-class SpectralCallback(Callback):  # type: ignore[misc] - its library is not followed
+class SpectralCallback(Callback):  # type: ignore[misc]  # see pyproject.toml
     """Watch the spectra of a LightningModule: ``Trainer(callbacks=[SpectralCallback(every=200)])``.
 
     The monitor is made when training begins and counts optimizer steps, so batches whose gradients are
@@ -80,9 +80,8 @@ class SpectralCallback(Callback):  # type: ignore[misc] - its library is not fol
 
     def on_train_start(self, trainer: Any, pl_module: "nn.Module") -> None:
         """Make the monitor; of a resumed run, go on from the checkpoint."""
-        folder = (
-            trainer.log_dir or trainer.default_root_dir
-        )  # asked of all processes: they agree on it
+        # Asked for in every process, as they agree on it.
+        folder = trainer.log_dir or trainer.default_root_dir
         saved, self._saved = self._saved, None
         self._run.begin(
             pl_module,
@@ -96,7 +95,8 @@ class SpectralCallback(Callback):  # type: ignore[misc] - its library is not fol
         self, trainer: Any, pl_module: "nn.Module", outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Read what is due; a batch after which no optimizer stepped is passed over."""
-        self._log(trainer, self._run.step(trainer.global_step))
+        self._run.step(trainer.global_step)
+        self._log(trainer, self._run.due())
         if self._run.should_stop:
             trainer.should_stop = True
 

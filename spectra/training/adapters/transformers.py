@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-class SpectralCallback(TrainerCallback):  # type: ignore[misc] - its library is not followed
+class SpectralCallback(TrainerCallback):  # type: ignore[misc]  # see pyproject.toml
     """Watch the spectra of a Trainer's model: ``SpectralCallback(every=200).attach(trainer)``.
 
     Attached, it draws its `scalars` through ``trainer.log``, so they reach every tracker the Trainer
@@ -70,7 +70,7 @@ class SpectralCallback(TrainerCallback):  # type: ignore[misc] - its library is 
         """The monitor of the run, or of the last one; None before the first."""
         return self._run.monitor
 
-    def attach(self, trainer: Any) -> "SpectralCallback":  # noqa: ANN401 - any class of Trainer
+    def attach(self, trainer: Any) -> "SpectralCallback":
         """Join a Trainer's callbacks, and log through it; return this callback."""
         self._trainer = trainer
         if self not in trainer.callback_handler.callbacks:
@@ -91,9 +91,11 @@ class SpectralCallback(TrainerCallback):  # type: ignore[misc] - its library is 
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Read what is due."""
-        self._log(self._run.step(state.global_step), control)
+        self._run.step(state.global_step)
         if self._run.should_stop:
             control.should_training_stop = True
+        if not control.should_training_stop:
+            self._log(self._run.due(), control)
         self._save(state, control)
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:

@@ -92,7 +92,7 @@ class WatchedRun:
         self._options = options
         self._every = options.get("every", EVERY)
         self._is_news = False
-        self._block = 0
+        self._step = self._block = 0
 
     def begin(
         self,
@@ -131,23 +131,30 @@ class WatchedRun:
             self.monitor.load_state_dict(state)
         self.is_running = True
         self._is_news = False
+        self._step = step
         self._block = step // self._every if step else -1
 
-    def step(self, step: int) -> dict[str, float]:
-        """Say that the optimizer has taken its `step`-th step; return what to log now, mostly nothing.
-
-        Scalars come with the first reading of every so many steps, those between two rounds.
-        """
+    def step(self, step: int) -> None:
+        """Say that the optimizer has taken its `step`-th step; said again, it is passed over."""
         assert self.monitor is not None  # a run has begun
-        self._is_news |= bool(self.monitor.step(step))
-        block = step // self._every
+        if step > self._step:
+            self._is_news |= bool(self.monitor.step(step))
+            self._step = step
+
+    def due(self) -> dict[str, float]:
+        """Return what to draw at this step, mostly nothing.
+
+        That is with the first news of every so many steps, those from one round to the next: with a
+        budget, layers come one by one.
+        """
+        block = self._step // self._every
         if not self._is_news or block == self._block:
             return {}
         self._block = block
         return self._scalars()
 
     def finish(self) -> dict[str, float]:
-        """Wait for what is being read; return what to log last."""
+        """Wait for what is being read; return what to draw last."""
         if self.monitor is None:
             return {}
         self._is_news |= bool(self.monitor.flush())
