@@ -145,6 +145,7 @@ def test_half_precision_is_exact(keras):
     layer.kernel.assign(kernel)
     source = open_source(layer)
     assert (source.tensors[0].dtype, source.tensors[0].nbytes) == ("bfloat16", 2 * 30 * 24)
+    assert source.read("0").dtype == np.float32
     assert np.array_equal(source.read("0"), kernel.astype(np.float32))
 
 

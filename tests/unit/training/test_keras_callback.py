@@ -126,6 +126,13 @@ def test_a_second_fit_goes_on_with_the_history(callback, keras, tmp_path):
     assert [r.step for r in spectral.monitor.history] == [r.step for r in found]
 
 
+def test_a_second_fit_without_a_history_goes_on_with_the_rounds(callback, keras):
+    model, spectral = network(keras), callback(every=5, budget=None)
+    fit(model, spectral, epochs=1)
+    fit(model, spectral, epochs=1)
+    assert sorted({reading.step for reading in spectral.monitor.history}) == [10, 15]
+
+
 @pytest.mark.slow
 def test_a_run_that_keras_restores_continues_its_history_and_its_alarms(callback, keras, tmp_path):
     class Killed(Exception):
