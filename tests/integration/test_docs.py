@@ -73,7 +73,17 @@ PYTHON = {
 }
 
 
-@pytest.mark.parametrize("name", PYTHON)
+TRAINERS_WARN = (
+    pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning"),  # Lightning's use of torch
+    pytest.mark.filterwarnings("ignore:.*does not have many workers"),  # 480 rows need none
+    pytest.mark.filterwarnings("ignore:'pin_memory' argument:UserWarning"),  # without a GPU
+)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=TRAINERS_WARN if n == "docs/trainers.md" else ()) for n in PYTHON],
+)
 def test_every_python_block_of_a_page_runs(name, docs_folder):
     namespace = {}  # a page is read from its top: later blocks go on from earlier ones
     for block in PYTHON[name]:

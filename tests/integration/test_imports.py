@@ -7,11 +7,12 @@ import pytest
 
 HEAVY = ("torch", "matplotlib", "scipy", "powerlaw", "rich", "numpy", "safetensors")
 FRAMES = ("pandas", "polars", "pyarrow")
+TRAINERS = ("transformers", "lightning", "pytorch_lightning", "accelerate", "tensorboard")
 
 
 def loaded_by(code):
     """Run `code` and return which heavy packages it loaded."""
-    check = f"import sys; print(*[m for m in {HEAVY + FRAMES!r} if m in sys.modules])"
+    check = f"import sys; print(*[m for m in {HEAVY + FRAMES + TRAINERS!r} if m in sys.modules])"
     done = subprocess.run(
         [sys.executable, "-c", f"{code}\n{check}"], capture_output=True, text=True, check=True
     )
@@ -26,6 +27,30 @@ def test_the_training_package_and_its_rules_load_no_torch():
     assert loaded_by("import spectra.training") == set()
     rules = "from spectra.training import TEMPBALANCE, multipliers\nmultipliers({'a': 2.0}, TEMPBALANCE)"
     assert "torch" not in loaded_by(rules)
+
+
+def test_the_monitor_and_what_adapters_share_load_no_trainer():
+    code = (
+        "from spectra.training import SpectralMonitor\nimport spectra.training.adapters.watched_run"
+    )
+    assert not loaded_by(code) & {*TRAINERS}
+
+
+@pytest.mark.parametrize("name", ["transformers", "lightning"])
+def test_an_adapter_without_its_trainer_says_how_to_install_it(name):
+    code = (
+        "import importlib.util, sys\n"
+        "found = importlib.util.find_spec\n"
+        "gone = ('transformers', 'lightning', 'pytorch_lightning')\n"
+        "sys.modules |= dict.fromkeys([*gone, 'lightning.pytorch'])\n"
+        "importlib.util.find_spec = lambda n, *a: None if n in gone else found(n, *a)\n"
+        f"import spectra.training.adapters.{name}"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    said = done.stderr.splitlines()[-1]
+    assert said.startswith("spectra.errors.CheckpointError: ")
+    assert "is needed to watch its Trainer and is not installed" in said
+    assert said.endswith(f"pip install 'spectra-diagnostics[{name}]'")
 
 
 def test_help_loads_nothing_heavy():

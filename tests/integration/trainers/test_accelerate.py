@@ -35,7 +35,7 @@ class Killed(Exception):
 
 
 def train(folder, *, resume=False, killed_at=None, steps=12):
-    """The recipe: two batches an optimizer step, a checkpoint after the fifth."""
+    """The recipe: two batches an optimizer step, a checkpoint after the fourth."""
     kept = Kept()
     accelerator = Accelerator(cpu=True, log_with=kept, gradient_accumulation_steps=2)
     accelerator.init_trackers("run")
@@ -68,7 +68,7 @@ def train(folder, *, resume=False, killed_at=None, steps=12):
                     if monitor.step(step):
                         told = scalars(monitor.latest.values(), monitor.alarms.active)
                         accelerator.log(told, step=step)
-            if step == 5 and not resume:
+            if step == 4 and not resume:
                 accelerator.save_state(folder / "saved")
             if step == killed_at:
                 raise Killed
