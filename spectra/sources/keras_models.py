@@ -13,6 +13,7 @@ import numpy as np
 
 from spectra.errors import WeightError
 from spectra.records import Skipped, SourceInfo, Tensor
+from spectra.sources import memory
 from spectra.sources.base import Array, natural_key, totals
 from spectra.sources.keras_names import (
     NUMBERED,
@@ -68,12 +69,13 @@ class KerasModel:
         states: dict[str, int] = {}
         ignored = []
         for path, saveable in _walk(model, (), set()):
+            group = optimizer_group((*path, NUMBERED, ""))
+            if group:  # not asked to save, which would copy twice the model
+                states[group] = states.get(group, 0) + len(saveable.variables)
+                continue
             for key, value in _saved_by(saveable).items():
                 parts = (*path, NUMBERED, key)
-                group = optimizer_group(parts)
-                if group:
-                    states[group] = states.get(group, 0) + 1
-                elif not hasattr(value, "shape") or not hasattr(value, "dtype"):
+                if not hasattr(value, "shape") or not hasattr(value, "dtype"):
                     ignored.append(Skipped(".".join(parts), (), "text or nothing"))
                 else:
                     found[parts] = saveable, value
@@ -121,7 +123,7 @@ class KerasModel:
     def _value(self, name: str) -> Any:  # noqa: ANN401 - a variable, or an array of some backend
         self._sync()
         if name in self.variables:
-            return self.variables[name]
+            return self.variables[name].value
         saveable, parts = self._homes[name]
         return _saved_by(saveable)[parts[-1]]
 
@@ -132,6 +134,8 @@ class KerasModel:
             sync()
 
     def _numbers(self, value: Any) -> Array:  # noqa: ANN401
+        if memory.is_tensor(value):
+            return memory.as_array(value)
         values = np.asarray(self._keras.ops.convert_to_numpy(value))
         # bfloat16 is no type of NumPy's own; every number of it is one of float32.
         return values.astype(np.float32) if values.dtype.name == "bfloat16" else values

@@ -70,7 +70,7 @@ def open_mapping(values: Mapping[str, Any]) -> MemorySource:
             raise WeightError("E_TYPE", f"weights[{name!r}]", "is masked", "fill it first")
         if isinstance(value, np.ndarray):
             tensors.append(_describe_array(name, value))
-        elif _is_torch(value, "Tensor"):
+        elif is_tensor(value):
             tensors.append(torch_files.describe(name, value))
         else:
             raise WeightError(
@@ -97,9 +97,10 @@ def is_module(value: object) -> bool:
     return torch is not None and isinstance(value, torch.nn.Module)
 
 
-def _is_torch(value: object, kind: str) -> bool:
+def is_tensor(value: object) -> bool:
+    """Tell whether `value` is a torch tensor, without importing torch for it."""
     torch = sys.modules.get("torch")
-    return torch is not None and isinstance(value, getattr(torch, kind))
+    return torch is not None and isinstance(value, torch.Tensor)
 
 
 def open_module(module: "nn.Module") -> MemorySource:

@@ -63,6 +63,8 @@ def docs_folder(weights, rng, tmp_path, monkeypatch):
     (tmp_path / "errors.csv").write_text(scores)
     spectra.analyze(tmp_path / "model.safetensors").write(tmp_path / "base.json")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KERAS_BACKEND", "torch")  # as the page says itself, but taken back
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
     return tmp_path
 
 
@@ -75,6 +77,9 @@ PYTHON = {
 
 TRAINERS_WARN = (
     pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning"),  # Lightning's use of torch
+    pytest.mark.filterwarnings(
+        "ignore:__array__ implementation:DeprecationWarning"
+    ),  # Keras' of NumPy
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),  # 480 rows need none
     pytest.mark.filterwarnings("ignore:'pin_memory' argument:UserWarning"),  # without a GPU
 )

@@ -77,7 +77,7 @@ class SpectralCallback(keras.callbacks.Callback):  # type: ignore[misc]  # not f
         """Make the monitor at the first: what other callbacks restore is there by now."""
         outer = self.model.optimizer
         optimizer = getattr(outer, "inner_optimizer", outer)  # that of a loss scaler
-        step = int(keras.ops.convert_to_numpy(optimizer.iterations))
+        step = int(optimizer.iterations)
         self._per_step = optimizer.gradient_accumulation_steps or 1
         if self._batches // self._per_step != step:
             self._batches = step * self._per_step

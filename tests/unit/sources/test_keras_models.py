@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import warnings
 from types import SimpleNamespace
 
 import ml_dtypes
@@ -15,7 +16,7 @@ from spectra.sources import open_source
 from spectra.training import SpectralMonitor
 from tests.conftest import ROOT
 
-# Keras' variables turn into arrays by a method of before NumPy 2.
+# Keras itself turns torch's tensors into arrays in a way that NumPy 2 warns of.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 
@@ -123,6 +124,14 @@ def test_values_are_those_of_now_and_reading_changes_none(keras):
     assert torch.equal(torch_state, torch.get_rng_state())
     for old, variable in zip(before, model.weights, strict=True):
         assert np.array_equal(old, keras.ops.convert_to_numpy(variable))
+
+
+def test_reading_warns_of_nothing(keras):
+    model = attending(keras)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        spectra.analyze(model)
+        SpectralMonitor(model, budget=None, watch=("weight", "update")).step()
 
 
 def test_a_kernel_under_keras_own_lora_is_read_merged_and_as_it_is_now(keras, tmp_path):

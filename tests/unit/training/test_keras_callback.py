@@ -11,7 +11,7 @@ from spectra.errors import CheckpointError, SelectionError
 from spectra.training import Alarms
 from spectra.training import history as histories
 
-# Keras' variables turn into arrays by a method of before NumPy 2.
+# Keras itself turns torch's tensors into arrays in a way that NumPy 2 warns of.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 
