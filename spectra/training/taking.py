@@ -1,21 +1,27 @@
 """Taking from a model what is watched of its layers: weights, updates, gradients."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
 from spectra import engine
 from spectra.records import Matrix, Status
-from spectra.sources import layouts, memory
+from spectra.sources import layouts, memory, shards
 from spectra.sources.base import Array, Readable
+from spectra.training.gathering import Gatherer
 from spectra.training.readings import Subject
+from spectra.training.world import World
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
-Taken = tuple[Subject, int, Array | engine.Failure]
-"""What a spectrum is to be of, the steps it covers, and the stack (n_matrices, rows, columns)."""
+Content: TypeAlias = Array | engine.Gram | engine.Failure
+"""The stack (n_matrices, rows, columns) of a layer, or all that is known of it."""
+
+Taken: TypeAlias = tuple[Subject, int, Content]
+"""What a spectrum is to be of, the steps it covers, and its content."""
 
 
 class Taker:
@@ -29,6 +35,8 @@ class Taker:
     matrices : sequence of Matrix
         Its layers; they are named by their positions here.
     watch : sequence of {"weight", "update", "gradient"}
+    world : World
+        Those who hold pieces of its tensors: all take a layer of which each holds a piece, together.
 
     Attributes
     ----------
@@ -44,6 +52,7 @@ class Taker:
         source: Readable,
         matrices: Sequence[Matrix],
         watch: Sequence[Subject],
+        world: World,
     ) -> None:
         self._source, self._matrices, self._watch = source, matrices, watch
         held = dict(model.named_parameters(remove_duplicate=False))
@@ -53,6 +62,13 @@ class Taker:
         self._gradients = _Gradients(self.held)
         self.frozen_read: set[int] = set()
         self._last_read: dict[int, tuple[int, Array]] = {}
+        self._last_pieces: dict[int, tuple[int, torch.Tensor]] = {}
+        self._newest: dict[str, tuple[int, torch.Tensor]] = {}
+        self._gatherer = Gatherer(world)
+
+    def is_sharded(self, position: int) -> bool:
+        """Tell whether processes hold pieces of a layer, and take it together."""
+        return shards.is_sharded(self.held.get(self._matrices[position].tensor))
 
     def is_known(self, position: int) -> bool:
         """Tell whether a layer is frozen and was taken before: its weights are what they were."""
@@ -64,9 +80,23 @@ class Taker:
         self.frozen_read.add(position)
         return known
 
-    def take(self, position: int, step: int, *, copied: bool) -> list[Taken]:
-        """Take what is watched of a layer; not `copied`, its memory may be that of the model."""
+    def take(self, position: int, step: int, *, copied: bool, keep: bool = True) -> list[Taken]:
+        """Take what is watched of a layer.
+
+        Parameters
+        ----------
+        position : int
+        step : int
+        copied : bool
+            Whether it must be a copy; if not, its memory may be that of the model.
+        keep : bool
+            Whether this process reads the layer. One that does not, only gives its piece of it.
+        """
         matrix = self._matrices[position]
+        if self.is_sharded(position):
+            return self._take_pieces(position, step, keep=keep)
+        if not keep:
+            return []
         taken: list[Taken] = []
         weights = self._read(matrix, self._source, copied=copied or "update" in self._watch)
         for subject in self._watch:
@@ -81,12 +111,48 @@ class Taker:
                 self._last_read[position] = (step, weights)
         return taken
 
+    def end_turn(self) -> None:
+        """Let go of the whole tensors that were gathered."""
+        self._gatherer.clear()
+
     def remember(self, positions: Iterable[int], step: int) -> None:
         """Take the weights as they are, for what the next updates are the differences to."""
+        self._newest.clear()
         for position in positions if "update" in self._watch else ():
-            weights = self._read(self._matrices[position], self._source, copied=True)
+            matrix = self._matrices[position]
+            if self.is_sharded(position):
+                self._last_pieces[position] = self._piece(matrix, step)
+                continue
+            weights = self._read(matrix, self._source, copied=True)
             if not isinstance(weights, engine.Failure):
                 self._last_read[position] = (step, weights)
+
+    def _take_pieces(self, position: int, step: int, *, keep: bool) -> list[Taken]:
+        matrix = self._matrices[position]
+        parameter = self.held[matrix.tensor]
+        since, before = self._last_pieces.get(position, (0, None))
+        pieces: dict[Subject, Callable[[], torch.Tensor | None]] = {
+            "weight": lambda: parameter,
+            "update": lambda: None if before is None else shards.difference(parameter, before),
+            "gradient": lambda: parameter.grad,
+        }
+        taken: list[Taken] = []
+        for subject in self._watch:
+            span = step - since if subject == "update" else 0
+            content = self._gatherer.gather(matrix, subject, span, pieces[subject], keep=keep)
+            if content is not None:
+                taken.append((subject, span, content))
+        if "update" in self._watch:
+            self._last_pieces[position] = self._piece(matrix, step)
+        return taken
+
+    def _piece(self, matrix: Matrix, step: int) -> "tuple[int, torch.Tensor]":
+        """Return a copy of the piece of a tensor that is here: one for all parts of it."""
+        newest = self._newest.get(matrix.tensor)
+        if newest is None or newest[0] != step:
+            newest = (step, shards.local(self.held[matrix.tensor]).clone())
+            self._newest[matrix.tensor] = newest
+        return newest
 
     def _read(self, matrix: Matrix, source: Readable, *, copied: bool) -> Array | engine.Failure:
         import torch
@@ -110,9 +176,13 @@ class _Gradients:
         self._parameters = parameters
 
     def read(self, name: str) -> Array:
-        return memory.as_array(self._parameters[name].grad)
+        return memory.as_array(self._gradient(name))
 
     def read_rows(self, name: str, begin: int, end: int) -> Array:
+        return memory.as_array(self._gradient(name)[begin:end])
+
+    def _gradient(self, name: str) -> "torch.Tensor":
         gradient = self._parameters[name].grad
         assert gradient is not None  # asked for before
-        return memory.as_array(gradient[begin:end])
+        shards.refuse_piece(name, gradient)  # of a weight that is whole, it may be one summand
+        return gradient

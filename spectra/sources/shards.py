@@ -1,0 +1,187 @@
+"""Weights of which each process holds a piece: DTensors (FSDP2, HSDP, tensor parallelism).
+
+What is called collective here is called by all processes of a tensor's mesh, in the same order. The
+pieces of FSDP1 and of DeepSpeed ZeRO-3 do not say what they are pieces of, and are refused.
+"""
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from spectra.errors import DistributedError, WeightError
+from spectra.sources.base import Array
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+    from torch.distributed.tensor import DTensor
+
+BLOCK = 2**24
+"""Entries of a piece that are turned into float64 at a time."""
+
+GATHER = (
+    "gather it on all processes first: torch.distributed.checkpoint.state_dict.get_model_state_dict("
+    "model, options=StateDictOptions(full_state_dict=True))"
+)
+
+
+def is_dtensor(value: object) -> bool:
+    """Tell whether a value is a DTensor, without importing torch for it."""
+    tensors = sys.modules.get("torch.distributed.tensor")
+    return tensors is not None and isinstance(value, tensors.DTensor)
+
+
+def is_sharded(value: Any) -> bool:  # noqa: ANN401 - a tensor or an array
+    """Tell whether this process holds less than the whole of a tensor."""
+    if not is_dtensor(value) or value.device_mesh.size() == 1:
+        return False
+    return not all(placement.is_replicate() for placement in value.placements)
+
+
+def refuse_piece(name: str, value: Any) -> None:  # noqa: ANN401 - a tensor or an array
+    """Raise if a tensor's numbers are not all in this process.
+
+    Raises
+    ------
+    WeightError
+        ``E_SHARDED`` if it is a piece, ``E_FREED`` if its memory was given back.
+    """
+    if is_sharded(value):
+        raise WeightError(
+            "E_SHARDED", name, f"is spread over {value.device_mesh.size()} processes", GATHER
+        )
+    if is_dtensor(value) or isinstance(value, np.ndarray) or not value.numel():
+        return
+    if value.device.type != "meta" and not value.untyped_storage().nbytes():
+        raise WeightError("E_FREED", name, "its memory was given back, as FSDP does", GATHER)
+
+
+def refuse_outside(value: Any, n_processes: int) -> None:  # noqa: ANN401 - a tensor
+    """Raise if the pieces of a tensor are not all with `n_processes`, of which this is one.
+
+    Raises
+    ------
+    DistributedError
+        ``E_SHARDED``.
+    """
+    if is_sharded(value) and value.device_mesh.size() > n_processes:
+        raise DistributedError(
+            "E_SHARDED", "the model", "is spread over processes", "leave `world` out"
+        )
+    if is_dtensor(value) and value.device_mesh.get_coordinate() is None:
+        raise DistributedError(
+            "E_SHARDED",
+            "the model",
+            "has tensors of which this process holds no piece",
+            "watch with `layers=` those that all processes share",
+        )
+
+
+def refuse_pieces(module: "nn.Module") -> None:
+    """Raise if parameters of a module are pieces that do not say of what.
+
+    Raises
+    ------
+    WeightError
+        ``E_SHARDED`` under FSDP1, outside ``summon_full_params``, and under DeepSpeed's ZeRO-3.
+    """
+    for name, parameter in module.named_parameters():
+        whole = getattr(parameter, "ds_shape", parameter.shape)
+        if tuple(whole) != tuple(parameter.shape):
+            raise WeightError(
+                "E_SHARDED",
+                name,
+                "is spread over processes by DeepSpeed ZeRO-3",
+                "enter deepspeed.zero.GatheredParameters(list(model.parameters())) and analyze there",
+            )
+    fsdp = sys.modules.get("torch.distributed.fsdp")
+    wrapped = [] if fsdp is None else fsdp.FullyShardedDataParallel.fsdp_modules(module)
+    summoned = all(each.training_state.name == "SUMMON_FULL_PARAMS" for each in wrapped)
+    flat = any(getattr(p, "_is_flat_param", False) for p in module.parameters())
+    split = any(each.sharding_strategy.name != "NO_SHARD" for each in wrapped)
+    if wrapped and not summoned and (split or flat):
+        raise WeightError(
+            "E_SHARDED",
+            type(module).__name__,
+            "holds the flat pieces of FullyShardedDataParallel (FSDP1)",
+            "shard with fully_shard (FSDP2), or analyze inside summon_full_params",
+        )
+
+
+def local(tensor: "torch.Tensor") -> "torch.Tensor":
+    """Return what this process holds of a tensor; it shares its memory."""
+    import torch
+
+    with torch.no_grad():
+        held: torch.Tensor = tensor.to_local() if is_dtensor(tensor) else tensor.detach()  # type: ignore[attr-defined]
+        return held
+
+
+def whole(tensor: Any) -> "torch.Tensor":  # noqa: ANN401 - a DTensor, whose methods torch leaves untyped
+    """Gather a tensor; every process gets all of it, in memory of its own. Collective."""
+    import torch
+
+    with torch.no_grad():
+        gathered: torch.Tensor = tensor.detach().full_tensor()
+        is_own = gathered.data_ptr() == local(tensor).data_ptr()  # on a mesh of one process
+        return gathered.clone() if is_own else gathered
+
+
+def difference(now: Any, before: "torch.Tensor") -> "DTensor":  # noqa: ANN401 - a DTensor
+    """Return a tensor less an earlier `local` of it, in the same pieces; halves as float32."""
+    import torch
+    from torch.distributed.tensor import DTensor
+
+    piece = local(now)
+    if piece.dtype in (torch.float16, torch.bfloat16):
+        piece, before = piece.float(), before.float()
+    with torch.no_grad():
+        return DTensor.from_local(
+            piece - before,
+            now.device_mesh,
+            now.placements,
+            run_check=False,
+            shape=now.shape,
+            stride=now.stride(),
+        )
+
+
+def is_cut_by_rows(tensor: "DTensor") -> bool:
+    """Tell whether the pieces of a tall matrix are rows of it, whose Gram matrices add up."""
+    from torch.distributed.tensor import Shard
+
+    rows, *columns = tensor.shape
+    by_rows = [type(placement) is Shard and placement.dim == 0 for placement in tensor.placements]
+    others = [p for p, is_cut in zip(tensor.placements, by_rows, strict=True) if not is_cut]
+    tall = len(columns) == 1 and rows >= columns[0]
+    return tall and any(by_rows) and all(placement.is_replicate() for placement in others)
+
+
+def gram_of_rows(tensor: "DTensor") -> tuple[Array, float]:
+    """Return WᵀW and ‖W‖²_F of a matrix cut by rows, which is gathered nowhere. Collective.
+
+    Parameters
+    ----------
+    tensor : DTensor of shape (N, M)
+        As `is_cut_by_rows` tells; pieces may be of unequal size, or empty.
+
+    Returns
+    -------
+    (ndarray of shape (M, M), float)
+        In float64.
+    """
+    import torch
+    from torch.distributed.tensor import DTensor, Partial
+
+    piece, M = local(tensor), tensor.shape[1]
+    with torch.no_grad():
+        sums = torch.zeros((M + 1, M), dtype=torch.float64, device=piece.device)
+        for block in piece.split(max(1, BLOCK // M)):  # type: ignore[no-untyped-call]
+            rows = block.to(torch.float64)
+            sums[:M].addmm_(rows.T, rows)
+            sums[M, 0] += rows.square().sum()
+        placements = [p if p.is_replicate() else Partial() for p in tensor.placements]
+        parts = DTensor.from_local(sums, tensor.device_mesh, placements, run_check=False)
+        summed = parts.full_tensor().cpu().numpy()
+    return summed[:M], float(summed[M, 0])
