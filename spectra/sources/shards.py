@@ -84,7 +84,7 @@ def refuse_pieces(module: "nn.Module") -> None:
     Raises
     ------
     WeightError
-        ``E_SHARDED`` under FSDP1, outside ``summon_full_params``, and under DeepSpeed's ZeRO-3.
+        ``E_SHARDED`` under FSDP1 and under DeepSpeed's ZeRO-3.
     """
     for name, parameter in module.named_parameters():
         whole = getattr(parameter, "ds_shape", parameter.shape)
@@ -93,20 +93,23 @@ def refuse_pieces(module: "nn.Module") -> None:
                 "E_SHARDED",
                 name,
                 "is spread over processes by DeepSpeed ZeRO-3",
-                "enter deepspeed.zero.GatheredParameters(list(model.parameters())) and analyze there",
+                "copy the parameters inside deepspeed.zero.GatheredParameters, and analyze the copies",
             )
+        if getattr(parameter, "_is_flat_param", False):
+            raise _flat(module)
     fsdp = sys.modules.get("torch.distributed.fsdp")
     wrapped = [] if fsdp is None else fsdp.FullyShardedDataParallel.fsdp_modules(module)
-    summoned = all(each.training_state.name == "SUMMON_FULL_PARAMS" for each in wrapped)
-    flat = any(getattr(p, "_is_flat_param", False) for p in module.parameters())
-    split = any(each.sharding_strategy.name != "NO_SHARD" for each in wrapped)
-    if wrapped and not summoned and (split or flat):
-        raise WeightError(
-            "E_SHARDED",
-            type(module).__name__,
-            "holds the flat pieces of FullyShardedDataParallel (FSDP1)",
-            "shard with fully_shard (FSDP2), or analyze inside summon_full_params",
-        )
+    if any(each.sharding_strategy.name != "NO_SHARD" for each in wrapped):
+        raise _flat(module)
+
+
+def _flat(module: object) -> WeightError:
+    return WeightError(
+        "E_SHARDED",
+        type(module).__name__,
+        "holds flat pieces of its weights (FSDP1)",
+        f"shard with fully_shard (FSDP2) to watch it; to analyze it, {GATHER}",
+    )
 
 
 def local(tensor: "torch.Tensor") -> "torch.Tensor":

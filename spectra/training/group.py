@@ -2,6 +2,7 @@
 
 import datetime
 import pickle
+import re
 from typing import NoReturn, TypeVar
 
 import torch
@@ -87,16 +88,21 @@ class Group:
         return received
 
     def _stop(self, call: str, why: RuntimeError | str) -> NoReturn:
-        reason = why if isinstance(why, str) else f"no answer in {self._timeout} ({_first(why)})"
+        reason = (
+            why
+            if isinstance(why, str)
+            else f"a process is gone, or did not come within {self._timeout} ({_first(why)})"
+        )
         self._failed = DistributedError(
             "E_ALONE",
             f"SpectralMonitor on process {self.rank}, in {call}",
             reason,
-            "every process must make the monitor and call step(), measure(), flush(), state_dict() and"
-            " close() alike; to watch on one process alone, pass world=Alone()",
+            "every process must make the monitor and call step(), measure(), flush() and close() alike;"
+            " to watch on one process alone, pass world=Alone()",
         )
         raise self._failed from (why if isinstance(why, RuntimeError) else None)
 
 
 def _first(error: RuntimeError) -> str:
-    return str(error).partition("\n")[0][:120]
+    """Return the beginning of torch's message, without the place in its source."""
+    return re.sub(r"^\[[^\]]*\] *", "", str(error).partition("\n")[0])[:80]
