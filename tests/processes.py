@@ -261,6 +261,23 @@ def resumed(folder):
     }
 
 
+def settled():
+    """Make the monitor between a forward pass and training; a computed weight among the layers."""
+    model = net()
+    model.up = nn.utils.parametrizations.weight_norm(model.up)
+    model = sharded(model)
+    with torch.no_grad():
+        model(batch(0, same=False))  # FSDP2 keeps what the outermost module gathered for it
+    unsharded = not hasattr(model.embed.weight, "full_tensor")
+    monitor = SpectralMonitor(model, every=1, budget=None, replicates=0)
+    train(sharded, model=model, watch=lambda *_: monitor.step(), steps=2)
+    copy = net()
+    copy.up = nn.utils.parametrizations.weight_norm(copy.up)
+    mirrored(model, copy)
+    alone = SpectralMonitor(copy, every=1, budget=None, replicates=0, world=Alone())
+    return {"was": unsharded, "rows": rows(monitor.history)[-7:], "expected": rows(alone.step(2))}
+
+
 def alarmed():
     """Let a weight of one layer, which one process owns and reads, become infinite."""
     model, alarms, told = sharded(net()), Alarms(stop_on=["non_finite"]), []
@@ -396,6 +413,7 @@ SCENARIOS = {
         "tensor_parallel": lambda _: reading_as_one_process(tensor_parallel),
         "background": background,
         "resumed": resumed,
+        "settled": lambda _: settled(),
         "alarmed": lambda _: alarmed(),
         "failing": lambda _: failing(),
         "refused": refused,

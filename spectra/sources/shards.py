@@ -112,6 +112,17 @@ def _flat(module: object) -> WeightError:
     )
 
 
+def settle(module: "nn.Module") -> None:
+    """Have FSDP2 hold the pieces that it trains, and not the copies that a forward pass left.
+
+    As torch's own ``state_dict`` does; the next forward pass gathers them as always.
+    """
+    fsdp = sys.modules.get("torch.distributed.fsdp")
+    for child in module.modules():
+        if fsdp is not None and isinstance(child, fsdp.FSDPModule):
+            child.reshard()
+
+
 def local(tensor: "torch.Tensor") -> "torch.Tensor":
     """Return what this process holds of a tensor; it shares its memory."""
     import torch

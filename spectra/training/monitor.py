@@ -159,6 +159,7 @@ class SpectralMonitor:
             conventions.named(convention), estimator, tuple(metrics), traps, seed, replicates
         )
 
+        shards.settle(model)
         source = open_source(model)
         stock = take_stock(source, self._reader.rules, as_tuple(layers), as_tuple(exclude))
         self._matrices = stock.matrices

@@ -59,6 +59,7 @@ class Taker:
         self.held: Mapping[str, nn.Parameter] = {
             matrix.tensor: held[matrix.tensor] for matrix in matrices if matrix.tensor in held
         }
+        self._in_pieces = any(map(shards.is_sharded, held.values()))
         self._gradients = _Gradients(self.held)
         self.frozen_read: set[int] = set()
         self._last_read: dict[int, tuple[int, Array]] = {}
@@ -157,6 +158,10 @@ class Taker:
     def _read(self, matrix: Matrix, source: Readable, *, copied: bool) -> Array | engine.Failure:
         import torch
 
+        if self._in_pieces and matrix.tensor not in self.held:
+            # To compute it may take all processes, and they are not here.
+            reason = "is computed, in a model whose parameters are spread over processes"
+            return engine.Failure(Status.UNREADABLE, reason)
         try:
             with torch.no_grad():
                 stack = layouts.read(matrix, source)

@@ -144,6 +144,16 @@ def test_a_run_killed_goes_on_from_the_state_of_any_process(results):
         assert spans == {1, 2}
 
 
+def test_copies_that_a_forward_pass_left_are_not_what_is_watched(results):
+    expected = results(2, "settled")[0]["expected"]
+    for found in results(2, "settled"):
+        assert found["was"]
+        for row, other in zip(found["rows"], expected, strict=True):
+            # Computing it could take all processes, so it is not, and says so.
+            assert row == other or row["reason"].startswith("is computed, in a model")
+        assert [row["status"] for row in found["rows"]].count("unreadable") == 1
+
+
 def test_alarms_stop_all_processes_or_none(results):
     for found in results(2, "alarmed"):
         assert not found["before"]
