@@ -84,6 +84,10 @@ def sharded(model, mesh=None):
     return fully_shard(model, mesh=mesh)
 
 
+def halves(model):
+    return sharded(model.bfloat16())
+
+
 def hybrid(model):
     return sharded(model, init_device_mesh("cpu", (2, 2), mesh_dim_names=("replica", "shard")))
 
@@ -141,7 +145,8 @@ def rows(readings):
 
 def reading_as_one_process(wrap):
     """Watch a wrapped model, and beside it a plain copy of it as one process does."""
-    copy, model = net(), wrap(net())
+    model = wrap(net())
+    copy = net().to(next(model.parameters()).dtype)
     options = {"every": 2, "budget": None, "watch": ALL, "replicates": 4}
     alone = SpectralMonitor(copy, world=Alone(), **options)
     monitor = SpectralMonitor(model, **options)
@@ -410,6 +415,7 @@ SCENARIOS = {
     2: {
         "ddp": lambda _: reading_as_one_process(ddp),
         "sharded": lambda _: reading_as_one_process(sharded),
+        "halves": lambda _: reading_as_one_process(halves),
         "tensor_parallel": lambda _: reading_as_one_process(tensor_parallel),
         "background": background,
         "resumed": resumed,

@@ -215,7 +215,7 @@ class SpectralMonitor:
         elapsed = self._elapsed(begun)
         if self._world.size == 1 and not self._is_ready() and self._schedule.waits(number, elapsed):
             return ()  # as at nearly every step: this must cost next to nothing
-        if _is_capturing() or not self._schedule.is_tick(number, self._world.size):
+        if not self._schedule.is_tick(number, self._world.size) or _is_capturing():
             return ()
         due = self._schedule.due(number, elapsed, [one.position for one in self._pending])
         stop = due.start if len(self._pending) >= IN_HAND else due.stop

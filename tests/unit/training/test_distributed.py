@@ -67,6 +67,7 @@ def results(runs):
 TRAINED = [
     (2, "ddp"),
     (2, "sharded"),
+    (2, "halves"),
     (2, "tensor_parallel"),
     (4, "ddp"),
     (4, "sharded"),  # of rows that four do not divide, and of two rows: two pieces are empty
