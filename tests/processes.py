@@ -11,6 +11,7 @@ import sys
 import time
 import traceback
 import warnings
+from copy import deepcopy
 from pathlib import Path
 
 import torch
@@ -18,6 +19,7 @@ from torch import distributed, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
+from torch.distributed.tensor import Shard
 from torch.distributed.tensor.parallel import (
     ColwiseParallel,
     RowwiseParallel,
@@ -27,10 +29,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 import spectra
 from spectra.errors import SpectraError
-from spectra.training import Alarms, SpectralMonitor
+from spectra.sources import shards
+from spectra.training import Alarms, Alone, Group, SpectralMonitor
 from spectra.training import reader as readers
-from spectra.training.group import Group
-from spectra.training.world import Alone
 
 ALL = ("weight", "update", "gradient")
 SHORT = datetime.timedelta(seconds=3)
@@ -190,6 +191,45 @@ def summed():
     }
 
 
+class Experts(nn.Module):
+    """Five experts in one tensor, and one matrix cut by columns."""
+
+    def __init__(self):
+        super().__init__()
+        self.experts = nn.Parameter(torch.randn(5, 40, 30))
+        self.wide = nn.Linear(44, 36)
+
+    def forward(self, x):
+        return self.wide(x).sum() + (self.experts**2).sum()
+
+
+def experts():
+    """Read experts where they are: nothing of the stack is gathered."""
+    torch.manual_seed(4)
+    copy = Experts()
+    model = deepcopy(copy)
+    fully_shard(model, shard_placement_fn=lambda p: Shard(1) if p.shape == (36, 44) else Shard(0))
+    options = {"every": 1, "budget": None, "watch": ALL, "replicates": 0}
+    monitor = SpectralMonitor(model, **options)
+    alone = SpectralMonitor(copy, world=Alone(), **options)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    gathered = []
+    whole_of, shards.whole = shards.whole, lambda t: gathered.append(t.shape) or whole_of(t)
+    for _ in range(2):
+        model(torch.ones(3, 44)).backward()
+        optimizer.step()
+        mirrored(model, copy)
+        monitor.step()
+        alone.step()
+    shards.whole = whole_of
+    return {
+        "rows": rows(monitor.history),
+        "expected": rows(alone.history),
+        "owners": monitor._schedule.owners,
+        "gathered": set(map(tuple, gathered)),
+    }
+
+
 def budgeted():
     """Watch within a budget, with clocks that disagree: one process is ten times as fast."""
     rank = distributed.get_rank()
@@ -308,7 +348,7 @@ def failing():
 
     monitor = SpectralMonitor(model, every=1, budget=None, watch="update", replicates=0)
     monitor.step()
-    difference = readers_difference = spectra.sources.shards.difference
+    difference = readers_difference = shards.difference
     if rank == 1:
 
         def broken(now, before):
@@ -316,9 +356,9 @@ def failing():
                 raise MemoryError("no room for the difference")
             return difference(now, before)
 
-        spectra.sources.shards.difference = broken
+        shards.difference = broken
     no_piece = monitor.step()
-    spectra.sources.shards.difference = readers_difference
+    shards.difference = readers_difference
 
     monitor = SpectralMonitor(model, every=1, budget=None, replicates=0)
     outcome = readers._outcome
@@ -419,6 +459,7 @@ SCENARIOS = {
         "tensor_parallel": lambda _: reading_as_one_process(tensor_parallel),
         "background": background,
         "resumed": resumed,
+        "experts": lambda _: experts(),
         "settled": lambda _: settled(),
         "alarmed": lambda _: alarmed(),
         "failing": lambda _: failing(),

@@ -162,28 +162,40 @@ def difference(now: Any, before: "torch.Tensor") -> "DTensor":  # noqa: ANN401 -
 
 
 def is_cut_by_rows(tensor: "DTensor") -> bool:
-    """Tell whether the pieces of a tall matrix are rows of it, whose Gram matrices add up."""
+    """Tell whether the pieces of a tensor are rows of it: entries of its first axis, each whole."""
     from torch.distributed.tensor import Shard
 
-    rows, *columns = tensor.shape
     by_rows = [type(placement) is Shard and placement.dim == 0 for placement in tensor.placements]
     others = [p for p, is_cut in zip(tensor.placements, by_rows, strict=True) if not is_cut]
-    tall = len(columns) == 1 and rows >= columns[0]
-    return tall and any(by_rows) and all(placement.is_replicate() for placement in others)
+    return any(by_rows) and all(placement.is_replicate() for placement in others)
 
 
-def gram_of_rows(tensor: "DTensor") -> tuple[Array, float]:
+def rows_here(tensor: "DTensor") -> range:
+    """Return the rows that this process holds; none where a tensor is cut otherwise."""
+    from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+
+    if not is_cut_by_rows(tensor):
+        return range(0)
+    shape, offset = compute_local_shape_and_global_offset(
+        tensor.shape, tensor.device_mesh, tensor.placements
+    )
+    return range(offset[0], offset[0] + shape[0])
+
+
+def gram_of_rows(tensor: "DTensor", *, keep: bool) -> tuple[Array, float] | None:
     """Return WᵀW and ‖W‖²_F of a matrix cut by rows, which is gathered nowhere. Collective.
 
     Parameters
     ----------
     tensor : DTensor of shape (N, M)
         As `is_cut_by_rows` tells; pieces may be of unequal size, or empty.
+    keep : bool
+        Whether this process is to have it.
 
     Returns
     -------
-    (ndarray of shape (M, M), float)
-        In float64.
+    (ndarray of shape (M, M), float) or None
+        In float64; None for those that do not keep it.
     """
     import torch
     from torch.distributed.tensor import DTensor, Partial
@@ -197,5 +209,8 @@ def gram_of_rows(tensor: "DTensor") -> tuple[Array, float]:
             sums[M, 0] += rows.square().sum()
         placements = [p if p.is_replicate() else Partial() for p in tensor.placements]
         parts = DTensor.from_local(sums, tensor.device_mesh, placements, run_check=False)
-        summed = parts.full_tensor().cpu().numpy()
-    return summed[:M], float(summed[M, 0])
+        summed = parts.full_tensor()
+    if not keep:
+        return None
+    gram: Array = summed.cpu().numpy()
+    return gram[:M], float(gram[M, 0])

@@ -77,8 +77,8 @@ class Gatherer:
                 return None
             if tensor is None or len(set(said)) > 1:
                 self._whole[key] = _not_given(said)
-            elif state == SUMS and (gram := self._sum(tensor, keep=keep)) is not None:
-                return gram if keep else None
+            elif state == SUMS and (summed := self._sum(tensor, keep=keep)):
+                return summed[0]
             else:
                 self._whole[key] = _whole(tensor, keep=keep)
         found = self._whole[key]
@@ -96,17 +96,23 @@ class Gatherer:
                 return None, NOTHING
             found: DTensor = tensor  # type: ignore[assignment]
             large = max(8 * matrix.M**2, self._world.gather_up_to) < matrix.nbytes
-            alone = matrix.part is None and len(matrix.shape) == 2
-            return found, SUMS if large and alone and shards.is_cut_by_rows(found) else READY
+            tall = matrix.part is None and matrix.shape == (matrix.N, matrix.M)
+            return found, SUMS if large and tall and shards.is_cut_by_rows(found) else READY
         except Exception:  # told to the others, who would wait for it
             logger.exception("%s cannot be taken", matrix.name)
             return None, FAILED
 
-    def _sum(self, tensor: "DTensor", *, keep: bool) -> engine.Gram | None:
-        """Sum Gram matrices; None, on all processes, where they do not tell all."""
-        gram = engine.Gram(*shards.gram_of_rows(tensor))
-        told = not keep or engine.is_definite(gram)
-        return gram if all(yes for (yes,) in self._world.meet("take", int(told))) else None
+    def _sum(self, tensor: "DTensor", *, keep: bool) -> tuple[engine.Gram | None] | None:
+        """Sum Gram matrices, for the one to keep; None, on all processes, where they do not tell all."""
+        found, told = None, True
+        try:
+            summed = shards.gram_of_rows(tensor, keep=keep)
+            if summed is not None:
+                found = engine.Gram(*summed)
+                told = engine.is_definite(found)
+        except engine.UNREADABLE:
+            told = False
+        return (found,) if all(yes for (yes,) in self._world.meet("take", int(told))) else None
 
 
 class _Held:

@@ -1,6 +1,5 @@
 """SpectralMonitor: the spectra of a model while it trains, within a budget of time."""
 
-import hashlib
 import logging
 import time
 from collections import deque
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from spectra import analysis, conventions, engine
 from spectra.engine import lapack
-from spectra.errors import DistributedError, SelectionError, unknown_name
+from spectra.errors import SelectionError, unknown_name
 from spectra.inventory import as_tuple, take_stock
 from spectra.records import Status
 from spectra.sources import layouts, open_source, shards
@@ -24,7 +23,15 @@ from spectra.training.readings import SUBJECTS, Reading, Subject
 from spectra.training.schedule import Schedule
 from spectra.training.taking import Content, Taken, Taker
 from spectra.training.tracking import Alarm, Judge
-from spectra.training.world import World, agree, in_turns, share_out, together, world_of_run
+from spectra.training.world import (
+    World,
+    agree,
+    follow_the_first,
+    in_turns,
+    join,
+    share_out,
+    world_of_run,
+)
 
 if TYPE_CHECKING:
     from torch import nn
@@ -183,7 +190,10 @@ class SpectralMonitor:
         ]
         costs = [OVERHEAD + (1 + traps) * engine.seconds(matrix) for matrix in self._matrices]
         self._schedule = Schedule(
-            costs, every, budget, share_out(costs, self._world.size, self._held)
+            costs,
+            every,
+            budget,
+            share_out(costs, self._world.size, self._held, self._taker.homes),
         )
         self._worker = ThreadPoolExecutor(1, "spectra-monitor") if background else None
         self._pending: deque[_InHand] = deque()
@@ -194,7 +204,9 @@ class SpectralMonitor:
         self._step = 0
         self._began = False
         self._history = HistoryFile()
-        self._join(history if self._world.rank == 0 else None)
+        first = [(name, m.shape) for name, m in zip(self._names, self._matrices, strict=True)]
+        watched = (first, self._held, self.watch, every, background)
+        join(self._world, watched, lambda: self._open(history if self._world.rank == 0 else None))
         self._reader.warm_up()
         self._elapsed_before = 0.0
         self._clock: float | None = None
@@ -288,7 +300,10 @@ class SpectralMonitor:
         """
         self._step = int(state["step"])
         self._world.meet("load_state_dict")
-        self._of_the_first(lambda: self._history.resume(int(state["n_readings"]), self._step))
+        count = int(state["n_readings"])
+        follow_the_first(
+            self._world, self._history, lambda: self._history.resume(count, self._step)
+        )
         self._schedule.resume(state["schedule"])
         frozen = set(state["frozen"])
         self._taker.frozen_read = {i for i, name in enumerate(self._names) if name in frozen}
@@ -326,37 +341,10 @@ class SpectralMonitor:
             f"{len(self._history.readings)} readings, overhead {self.overhead:.2%}>"
         )
 
-    def _join(self, history: str | Path | None) -> None:
-        """Open the history, once it is clear that all processes watch the same."""
-        first = [(name, m.shape) for name, m in zip(self._names, self._matrices, strict=True)]
-        content = repr((first, self._held, self.watch, self._schedule.every, bool(self._worker)))
-
-        def here() -> str:
-            for parameter in self._taker.held.values():
-                shards.refuse_outside(parameter, self._world.size)
-            self._history = HistoryFile(history)
-            return hashlib.sha256(content.encode()).hexdigest()
-
-        self._world.meet("new")
-        if len(set(together(self._world, here))) > 1:
-            raise DistributedError(
-                "E_LAYERS",
-                "SpectralMonitor",
-                "processes watch different layers, or with other options",
-                "stages of a pipeline are watched one by one: world=Alone(), a history for each",
-            )
-
-    def _of_the_first(self, change: Callable[[], None]) -> None:
-        """Change the history of the first process, which has the file; it is then that of all."""
-
-        def here() -> list[Reading]:
-            if self._world.rank == 0:
-                change()
-            return self._history.readings if self._world.rank == 0 else []
-
-        readings = together(self._world, here)[0]
-        if self._world.rank:
-            self._history.hold(list(readings))
+    def _open(self, history: str | Path | None) -> None:
+        for parameter in self._taker.held.values():
+            shards.refuse_outside(parameter, self._world.size)
+        self._history = HistoryFile(history)
 
     def _let_go(self) -> None:
         if self._worker:
@@ -373,7 +361,8 @@ class SpectralMonitor:
     def _begin(self, number: int, now: float) -> None:
         if not self._began:
             self._world.meet("begin")
-            self._of_the_first(lambda: self._history.begin(number))
+            follow_the_first(self._world, self._history, lambda: self._history.begin(number))
+            self._taker.warn_of_strangers(self._names)
             self._began = True
         if self._clock is None:
             self._clock = now

@@ -1,5 +1,7 @@
 """Taking from a model what is watched of its layers: weights, updates, gradients."""
 
+import logging
+import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -23,6 +25,11 @@ Content: TypeAlias = Array | engine.Gram | engine.Failure
 Taken: TypeAlias = tuple[Subject, int, Content]
 """What a spectrum is to be of, the steps it covers, and its content."""
 
+SAMPLED = 1024
+"""Entries of a layer by which processes tell whether they hold the same."""
+
+logger = logging.getLogger(__name__)
+
 
 class Taker:
     """Takes layers out of a live model, and remembers what updates and frozen layers need.
@@ -42,6 +49,8 @@ class Taker:
     ----------
     held : Mapping[str, torch.nn.Parameter]
         The layers' parameters, by the names of their tensors; none for weights that are computed.
+    homes : Mapping of int to list of int
+        The processes that hold a layer whole, of those that are in pieces: experts of a stack.
     frozen_read : set of int
         Layers that do not train and were taken already.
     """
@@ -60,16 +69,51 @@ class Taker:
             matrix.tensor: held[matrix.tensor] for matrix in matrices if matrix.tensor in held
         }
         self._in_pieces = any(map(shards.is_sharded, held.values()))
-        self._gradients = _Gradients(self.held)
+        self._experts = _Live(lambda name: self.held[name])
+        self._gradients = _Live(lambda name: self.held[name].grad)
         self.frozen_read: set[int] = set()
         self._last_read: dict[int, tuple[int, Array]] = {}
         self._last_pieces: dict[int, tuple[int, torch.Tensor]] = {}
         self._newest: dict[str, tuple[int, torch.Tensor]] = {}
         self._gatherer = Gatherer(world)
+        self._world = world
+        self.homes: dict[int, list[int]] = {}
+        here = [i for i, matrix in enumerate(matrices) if self._is_expert_here(matrix)]
+        for rank, theirs in enumerate(world.gather(here)):
+            for position in theirs:
+                self.homes.setdefault(position, []).append(rank)
 
     def is_sharded(self, position: int) -> bool:
         """Tell whether processes hold pieces of a layer, and take it together."""
+        if position in self.homes:
+            return False
         return shards.is_sharded(self.held.get(self._matrices[position].tensor))
+
+    def warn_of_strangers(self, names: Sequence[str]) -> None:
+        """Warn if processes hold different weights where each should hold the same."""
+        if self._world.size == 1:
+            return
+        told = self._world.gather([self._digest(i) for i in range(len(self._matrices))])
+        differ = [name for name, *theirs in zip(names, *told, strict=True) if len(set(theirs)) > 1]
+        if differ and self._world.rank == 0:
+            logger.warning(
+                "processes hold different weights of %d layers (%s): each is read where its owner"
+                " has it; if they train apart, watch each with world=Alone()",
+                len(differ),
+                differ[0],
+            )
+
+    def _digest(self, position: int) -> int:
+        parameter = self.held.get(self._matrices[position].tensor)
+        if parameter is None or shards.is_sharded(parameter):
+            return 0
+        return zlib.crc32(memory.as_array(shards.local(parameter).flatten()[:SAMPLED]).tobytes())
+
+    def _is_expert_here(self, matrix: Matrix) -> bool:
+        parameter = self.held.get(matrix.tensor)
+        if not shards.is_sharded(parameter) or matrix.part is None or matrix.part.expert is None:
+            return False
+        return matrix.part.expert in shards.rows_here(parameter)  # type: ignore[arg-type]
 
     def is_known(self, position: int) -> bool:
         """Tell whether a layer is frozen and was taken before: its weights are what they were."""
@@ -99,7 +143,7 @@ class Taker:
         if not keep:
             return []
         taken: list[Taken] = []
-        weights = self._read(matrix, self._source, copied=copied or "update" in self._watch)
+        weights = self._read_weights(position, copied=copied or "update" in self._watch)
         for subject in self._watch:
             if subject == "weight":
                 taken.append((subject, 0, weights))
@@ -124,7 +168,7 @@ class Taker:
             if self.is_sharded(position):
                 self._last_pieces[position] = self._piece(matrix, step)
                 continue
-            weights = self._read(matrix, self._source, copied=True)
+            weights = self._read_weights(position, copied=True)
             if not isinstance(weights, engine.Failure):
                 self._last_read[position] = (step, weights)
 
@@ -155,6 +199,10 @@ class Taker:
             self._newest[matrix.tensor] = newest
         return newest
 
+    def _read_weights(self, position: int, *, copied: bool) -> Array | engine.Failure:
+        source = self._experts if position in self.homes else self._source
+        return self._read(self._matrices[position], source, copied=copied)
+
     def _read(self, matrix: Matrix, source: Readable, *, copied: bool) -> Array | engine.Failure:
         import torch
 
@@ -174,20 +222,26 @@ class Taker:
         return parameter is not None and parameter.grad is not None
 
 
-class _Gradients:
-    """The gradients of parameters, read as their weights are."""
+class _Live:
+    """Parameters or their gradients as they are now, and of stacks in pieces the experts here."""
 
-    def __init__(self, parameters: "Mapping[str, nn.Parameter]") -> None:
-        self._parameters = parameters
+    def __init__(self, tensor: "Callable[[str], torch.Tensor | None]") -> None:
+        self._tensor = tensor
 
     def read(self, name: str) -> Array:
-        return memory.as_array(self._gradient(name))
+        return memory.as_array(self._whole(name))
 
     def read_rows(self, name: str, begin: int, end: int) -> Array:
-        return memory.as_array(self._gradient(name)[begin:end])
+        tensor = self._tensor(name)
+        if not shards.is_sharded(tensor):
+            return memory.as_array(self._whole(name)[begin:end])
+        here = shards.rows_here(tensor)  # type: ignore[arg-type]
+        if not here.start <= begin <= end <= here.stop:
+            shards.refuse_piece(name, tensor)
+        return memory.as_array(shards.local(tensor)[begin - here.start : end - here.start])  # type: ignore[arg-type]
 
-    def _gradient(self, name: str) -> "torch.Tensor":
-        gradient = self._parameters[name].grad
-        assert gradient is not None  # asked for before
-        shards.refuse_piece(name, gradient)  # of a weight that is whole, it may be one summand
-        return gradient
+    def _whole(self, name: str) -> "torch.Tensor":
+        tensor = self._tensor(name)
+        assert tensor is not None  # asked for before
+        shards.refuse_piece(name, tensor)  # of a weight that is whole, a gradient may be a summand
+        return tensor

@@ -3,12 +3,16 @@
 Every process makes the same calls in the same order; none is made by one process alone.
 """
 
-import heapq
+import hashlib
 import sys
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Protocol, TypeVar
 
+import numpy as np
+
 from spectra.errors import DistributedError
+from spectra.training.history import HistoryFile
+from spectra.training.readings import Reading
 
 T = TypeVar("T")
 
@@ -124,8 +128,48 @@ def together(world: World, work: Callable[[], T]) -> list[T]:
     return [one for theirs, _ in told for one in theirs]
 
 
+def join(world: World, watched: object, work: Callable[[], None]) -> None:
+    """Begin together: do something on every process, once it is clear that all watch the same.
+
+    Raises
+    ------
+    DistributedError
+        ``E_LAYERS`` if what they watch, as it prints, is not the same.
+    """
+
+    def here() -> str:
+        work()
+        return hashlib.sha256(repr(watched).encode()).hexdigest()
+
+    world.meet("new")
+    if len(set(together(world, here))) > 1:
+        raise DistributedError(
+            "E_LAYERS",
+            "SpectralMonitor",
+            "processes watch different layers, or with other options",
+            "stages of a pipeline are watched one by one: world=Alone(), a history for each",
+        )
+
+
+def follow_the_first(world: World, history: HistoryFile, change: Callable[[], None]) -> None:
+    """Change the history of the first process, which has the file; it is then that of all."""
+
+    def here() -> list[Reading]:
+        if world.rank:
+            return []
+        change()
+        return [] if world.size == 1 else history.readings
+
+    readings = together(world, here)[0]
+    if world.rank:
+        history.hold(list(readings))
+
+
 def share_out(
-    costs: Sequence[float], n_processes: int, together: Sequence[Hashable] = ()
+    costs: Sequence[float],
+    n_processes: int,
+    together: Sequence[Hashable] = (),
+    homes: Mapping[int, Sequence[int]] | None = None,
 ) -> list[int]:
     """Give each layer to a process, the dearest first to whoever has least to do.
 
@@ -135,6 +179,8 @@ def share_out(
     n_processes : int
     together : sequence, optional
         Layers for which this is equal go to one process; each by itself when left out.
+    homes : Mapping of int to sequence of int, optional
+        The processes that may have a layer, where not all may.
 
     Examples
     --------
@@ -147,13 +193,14 @@ def share_out(
     for position in range(len(costs)):
         lots.setdefault(together[position] if together else position, []).append(position)
     weighed = [(-sum(costs[i] for i in lot), lot) for lot in lots.values()]
-    loads = [(0.0, rank) for rank in range(n_processes)]
+    loads = np.zeros(n_processes)
     owners = [0] * len(costs)
     for cost, lot in sorted(weighed):
-        load, rank = heapq.heappop(loads)
+        able = (homes or {}).get(lot[0], range(n_processes))
+        owner = able[int(np.argmin(loads[able]))]
+        loads[owner] -= cost
         for position in lot:
-            owners[position] = rank
-        heapq.heappush(loads, (load - cost, rank))
+            owners[position] = owner
     return owners
 
 

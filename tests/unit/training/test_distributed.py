@@ -92,6 +92,13 @@ def test_training_watched_gives_the_very_weights_of_training_unwatched(results, 
     assert all(found["same_weights"] for found in results(size, name))
 
 
+def test_experts_are_read_by_a_process_that_holds_them(results):
+    for found in results(2, "experts"):
+        assert found["rows"] == found["expected"]
+        assert found["owners"][:5] == [0, 0, 0, 1, 1], "where each is, of five"
+        assert found["gathered"] == {(36, 44)}, "cut by columns, which is no expert"
+
+
 def test_of_a_matrix_too_large_to_gather_the_gram_matrices_are_summed(results):
     for found in results(4, "summed"):
         (row,), (expected,) = found["rows"], found["expected"]

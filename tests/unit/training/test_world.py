@@ -1,6 +1,7 @@
 """Processes that watch together, played by threads: what they agree on and who does what."""
 
 import copy
+import functools
 import pickle
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -98,7 +99,7 @@ def test_at_a_step_where_nothing_is_due_nothing_is_said():
         return said
 
     for said in in_threads(2, watch):
-        assert said[0] == ["begin", "gather"], "the first step, whatever its number"
+        assert said[0] == ["begin", "gather", "gather"], "the first step, whatever its number"
         assert said[4] == ["step", "gather"], "a round"
         assert [said[step] for step in (9, 14, 19)] == [["step"]] * 3, "ticks without a round"
         assert not any(said[step] for step in range(1, 20) if (step + 1) % 5)
@@ -121,6 +122,22 @@ def test_a_state_is_had_by_one_process_alone():
     assert first == second == []
     assert state == other
     assert state["n_readings"] == 5
+
+
+def test_processes_that_hold_different_weights_are_told_so_once(caplog):
+    def watch(world, *, apart):
+        model = deep()
+        with torch.no_grad():
+            model[2].weight += world.rank * apart
+        monitor = SpectralMonitor(model, world=world, every=1, budget=None, replicates=0)
+        monitor.step()
+        monitor.step()
+
+    in_threads(2, functools.partial(watch, apart=0.0))
+    assert not caplog.records
+    in_threads(2, functools.partial(watch, apart=1.0))
+    (told,) = [record.getMessage() for record in caplog.records]
+    assert "different weights of 1 layers (2.weight)" in told
 
 
 def test_leaving_by_an_error_waits_for_nobody():
