@@ -198,6 +198,7 @@ class SpectralMonitor:
         self._worker = ThreadPoolExecutor(1, "spectra-monitor") if background else None
         self._pending: deque[_InHand] = deque()
         self._costs: list[tuple[int, float]] = []  # not told yet
+        self._unheard = 0  # layers that any process has taken and has not told of
         self._on_cpu = all(p.device.type == "cpu" for p in self._taker.held.values())
         self.alarms = alarms
         self._on_alarm = on_alarm or (_log if self._world.rank == 0 else _ignore)
@@ -229,6 +230,8 @@ class SpectralMonitor:
             return ()  # as at nearly every step: this must cost next to nothing
         if not self._schedule.is_tick(number, self._world.size) or _is_capturing():
             return ()
+        if self._schedule.rests(number) and not self._unheard:
+            return ()  # as every process knows by itself
         due = self._schedule.due(number, elapsed, [one.position for one in self._pending])
         stop = due.start if len(self._pending) >= IN_HAND else due.stop
         stop, any_ready = agree(self._world, number, stop, ready=self._is_ready())
@@ -375,6 +378,7 @@ class SpectralMonitor:
         """Read this process's share of some layers, or hand copies of them to the background."""
         readings: list[Reading] = []
         new = [i for i in positions if not self._taker.is_known(i)]
+        self._unheard += len(new)
         for turn in in_turns(new, self._schedule.owners, self._held):
             in_hand = [self._take(position) for position in turn if self._takes(position)]
             self._taker.end_turn()
@@ -465,6 +469,7 @@ class SpectralMonitor:
         readings: list[Reading] = []
         for theirs, spent in self._world.gather((read, costs)):
             readings += theirs
+            self._unheard -= len(spent)
             for position, seconds in spent:
                 self._schedule.cost(position, seconds)
         if self._world.size > 1:
