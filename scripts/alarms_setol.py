@@ -66,40 +66,35 @@ def train(
 
 
 def table(runs: list[dict[str, Any]]) -> str:
-    """Return a Markdown table: of each setting, kind and layer, the runs in which it was told, and when."""
+    """Return a Markdown table: in how many runs of a setting what was told, and when, by medians."""
     settings: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for run in runs:
         settings[run["setting"]].append(run)
     lines = [
-        "| setting | readings | alarm | layer | runs | shown from epoch | told at | still on at the end |",
+        "| learning rate | runs | readings | alarm | in runs | shown from epoch | told at epoch | last epoch |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
-    for name, found in settings.items():
+    for name in sorted(settings, key=list(SETTINGS).index):
+        found = settings[name]
         firsts: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
-        ends: dict[tuple[str, str], int] = defaultdict(int)
         for run in found:
-            last: dict[tuple[str, str], dict[str, Any]] = {}
-            for alarm in run["alarms"]:
-                key = alarm["kind"], alarm["layer"]
-                if key not in last:
-                    firsts[key].append(alarm)
-                last[key] = alarm
-            for key, alarm in last.items():
-                ends[key] += alarm["state"] == "raised"
+            told = {(alarm["kind"], alarm["layer"]): alarm for alarm in reversed(run["alarms"])}
+            for key, alarm in told.items():
+                firsts[key].append(alarm)
         readings = sum(run["readings"] for run in found)
-        head = f"{name} | {readings}"
+        epochs = statistics.median(run["epochs"] for run in found)
+        head = f"| ×{name.removeprefix('lr')} | {len(found)} | {readings}"
         if not firsts:
-            lines.append(f"| {head} | none | | 0 of {len(found)} | | | |")
+            lines.append(f"{head} | none | 0 | – | – | {epochs} |")
         for (kind, layer), alarms in sorted(firsts.items()):
             since, at = (
-                f"{statistics.median(a[key] / EACH_EPOCH for a in alarms):.2f}"
+                f"{statistics.median(a[key] for a in alarms) / EACH_EPOCH:g}"
                 for key in ("since", "step")
             )
             lines.append(
-                f"| {head} | {kind} | {layer} | {len(alarms)} of {len(found)} | {since} | {at} "
-                f"| {ends[kind, layer]} |"
+                f"{head} | {kind}, {layer.removesuffix('.weight')} | {len(alarms)} "
+                f"| {since} | {at} | {epochs} |"
             )
-            head = " | "
     return "\n".join(lines)
 
 
@@ -115,9 +110,7 @@ def main() -> None:
     text = args.out.read_text() if args.out.exists() else ""
     runs = [json.loads(line) for line in text.splitlines()]
     if args.command == "table":
-        print(
-            table(sorted(runs, key=lambda run: (list(SETTINGS).index(run["setting"]), run["seed"])))
-        )
+        print(table(runs))
         return
     torch.set_num_threads(1)  # one thread: the sums, and so the weights, repeat exactly
     data = read_data(args.data)

@@ -91,7 +91,7 @@ def sgd_epoch(weights: Sequence[Tensor], data: Data, order: Tensor, setting: Set
     """Take one epoch of SGD steps in place and return the mean loss, as autograd would.
 
     Written out because a network this small spends most of a step in the bookkeeping of a general
-    one; ``tests/unit/test_setol_mlp3.py`` holds it to autograd.
+    one; ``tests/integration/test_setol_experiment.py`` holds it to autograd.
     """
     w1, b1, w2, b2, w3, b3 = weights
     total = 0.0

@@ -136,3 +136,20 @@ def test_the_short_form_shows_the_trend_resumes_and_is_collected(script, data, t
 def test_nothing_finished_is_said(script, tmp_path):
     with pytest.raises(SystemExit, match="no finished run"):
         script.main(["collect", "--work", str(tmp_path), "--out", str(tmp_path)])
+
+
+def test_watching_a_run_changes_nothing_and_its_table_is_the_one_shown(script, data):
+    import alarms_setol
+
+    found, weights = alarms_setol.train(
+        script.SETTINGS["lr32"], 0, script.read_data(data), 2, watched=True
+    )
+    _, plain = alarms_setol.train(
+        script.SETTINGS["lr32"], 0, script.read_data(data), 2, watched=False
+    )
+    assert all(map(torch.equal, weights, plain))
+    assert (found["epochs"], found["readings"]) == (2, 2 * 4 * 2)
+
+    stored = (ROOT / "docs/setol/alarms.jsonl").read_text().splitlines()
+    shown = (ROOT / "docs/setol-experiment.md").read_text()
+    assert alarms_setol.table([json.loads(line) for line in stored]) in shown
