@@ -22,7 +22,8 @@ from spectra.training.reader import Reader
 from spectra.training.readings import SUBJECTS, Reading, Subject
 from spectra.training.schedule import Schedule
 from spectra.training.taking import Content, Taken, Taker
-from spectra.training.tracking import Alarm, Judge
+from spectra.training.tracking import Alarm
+from spectra.training.tracking import Judge as Judge
 from spectra.training.world import (
     World,
     agree,
