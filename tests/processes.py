@@ -361,6 +361,19 @@ def failing():
     shards.difference = readers_difference
 
     monitor = SpectralMonitor(model, every=1, budget=None, replicates=0)
+    whole_of = shards.whole
+    if rank == 1:
+
+        def no_room(tensor):
+            gathered = whole_of(tensor)
+            if tensor.shape == (45, 90):
+                raise MemoryError("no room for the whole")
+            return gathered
+
+        shards.whole = no_room
+    no_room_here = monitor.step()
+    shards.whole = whole_of
+
     outcome = readers._outcome
     if rank == 1:
 
@@ -375,6 +388,7 @@ def failing():
     return {
         "no_gradient": rows(no_gradient),
         "no_piece": rows(no_piece),
+        "no_room": rows(no_room_here),
         "slip": rows(slip),
         "owners": monitor._schedule.owners,
         "well_again": {reading.status.value for reading in monitor.measure()},

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 NOTHING, READY, SUMS, FAILED = range(4)
 """What a process says of its piece: none here, it can give it, or its Gram matrix, or nothing at all."""
 
+LOST = "%s cannot be gathered"
+
 logger = logging.getLogger(__name__)
 
 
@@ -77,14 +79,18 @@ class Gatherer:
                 return None
             if tensor is None or len(set(said)) > 1:
                 self._whole[key] = _not_given(said)
-            elif state == SUMS and (summed := self._sum(tensor, keep=keep)):
+            elif state == SUMS and (summed := self._sum(matrix, tensor, keep=keep)):
                 return summed[0]
             else:
-                self._whole[key] = _whole(tensor, keep=keep)
+                self._whole[key] = _whole(matrix, tensor, keep=keep)
         found = self._whole[key]
         if isinstance(found, engine.Failure) or found is None:
             return found if keep else None
-        return layouts.read(matrix, _Held(found))
+        try:
+            return layouts.read(matrix, _Held(found))
+        except Exception as error:
+            logger.exception(LOST, matrix.name)
+            return _failure(error)
 
     def _prepare(
         self, matrix: Matrix, piece: "Callable[[], torch.Tensor | None]"
@@ -99,10 +105,12 @@ class Gatherer:
             tall = matrix.part is None and matrix.shape == (matrix.N, matrix.M)
             return found, SUMS if large and tall and shards.is_cut_by_rows(found) else READY
         except Exception:  # told to the others, who would wait for it
-            logger.exception("%s cannot be taken", matrix.name)
+            logger.exception(LOST, matrix.name)
             return None, FAILED
 
-    def _sum(self, tensor: "DTensor", *, keep: bool) -> tuple[engine.Gram | None] | None:
+    def _sum(
+        self, matrix: Matrix, tensor: "DTensor", *, keep: bool
+    ) -> tuple[engine.Gram | None] | None:
         """Sum Gram matrices, for the one to keep; None, on all processes, where they do not tell all."""
         found, told = None, True
         try:
@@ -110,7 +118,8 @@ class Gatherer:
             if summed is not None:
                 found = engine.Gram(*summed)
                 told = engine.is_definite(found)
-        except engine.UNREADABLE:
+        except Exception:
+            logger.exception(LOST, matrix.name)
             told = False
         return (found,) if all(yes for (yes,) in self._world.meet("take", int(told))) else None
 
@@ -134,9 +143,15 @@ def _not_given(said: Sequence[int]) -> engine.Failure:
     return engine.Failure(Status.UNREADABLE, reason)
 
 
-def _whole(tensor: "DTensor", *, keep: bool) -> Array | engine.Failure | None:
+def _whole(matrix: Matrix, tensor: "DTensor", *, keep: bool) -> Array | engine.Failure | None:
     try:
         gathered = shards.whole(tensor)
         return memory.as_array(gathered) if keep else None
-    except engine.UNREADABLE as error:
-        return engine.Failure(Status.UNREADABLE, str(error))
+    except Exception as error:
+        logger.exception(LOST, matrix.name)
+        return _failure(error)
+
+
+def _failure(error: Exception) -> engine.Failure:
+    """Say what went wrong, whatever it was: raised here, it would leave the others waiting."""
+    return engine.Failure(Status.UNREADABLE, f"{type(error).__name__}: {error}")

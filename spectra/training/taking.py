@@ -137,11 +137,21 @@ class Taker:
         keep : bool
             Whether this process reads the layer. One that does not, only gives its piece of it.
         """
-        matrix = self._matrices[position]
         if self.is_sharded(position):
             return self._take_pieces(position, step, keep=keep)
         if not keep:
             return []
+        try:
+            return self._take_whole(position, step, copied=copied)
+        except Exception as error:
+            if self._world.size == 1:
+                raise
+            logger.exception("%s cannot be taken", self._matrices[position].name)
+            reason = f"{type(error).__name__}: {error}"  # told to the others, who would wait
+            return [(self._watch[0], 0, engine.Failure(Status.UNREADABLE, reason))]
+
+    def _take_whole(self, position: int, step: int, *, copied: bool) -> list[Taken]:
+        matrix = self._matrices[position]
         taken: list[Taken] = []
         weights = self._read_weights(position, copied=copied or "update" in self._watch)
         for subject in self._watch:
@@ -157,8 +167,9 @@ class Taker:
         return taken
 
     def end_turn(self) -> None:
-        """Let go of the whole tensors that were gathered."""
+        """Let go of the whole tensors that were gathered, and of what was kept for their parts."""
         self._gatherer.clear()
+        self._newest.clear()
 
     def remember(self, positions: Iterable[int], step: int) -> None:
         """Take the weights as they are, for what the next updates are the differences to."""
@@ -176,9 +187,14 @@ class Taker:
         matrix = self._matrices[position]
         parameter = self.held[matrix.tensor]
         since, before = self._last_pieces.get(position, (0, None))
+
+        def update() -> "torch.Tensor | None":
+            self._piece(matrix, step)
+            return None if before is None else shards.difference(parameter, before)
+
         pieces: dict[Subject, Callable[[], torch.Tensor | None]] = {
             "weight": lambda: parameter,
-            "update": lambda: None if before is None else shards.difference(parameter, before),
+            "update": update,
             "gradient": lambda: parameter.grad,
         }
         taken: list[Taken] = []
@@ -187,17 +203,16 @@ class Taker:
             content = self._gatherer.gather(matrix, subject, span, pieces[subject], keep=keep)
             if content is not None:
                 taken.append((subject, span, content))
-        if "update" in self._watch:
-            self._last_pieces[position] = self._piece(matrix, step)
+        if matrix.tensor in self._newest:  # made for this part of the tensor or another
+            self._last_pieces[position] = self._newest[matrix.tensor]
         return taken
 
     def _piece(self, matrix: Matrix, step: int) -> "tuple[int, torch.Tensor]":
         """Return a copy of the piece of a tensor that is here: one for all parts of it."""
-        newest = self._newest.get(matrix.tensor)
-        if newest is None or newest[0] != step:
-            newest = (step, shards.local(self.held[matrix.tensor]).clone())
-            self._newest[matrix.tensor] = newest
-        return newest
+        if matrix.tensor not in self._newest:
+            piece = shards.local(self.held[matrix.tensor]).clone()
+            self._newest[matrix.tensor] = (step, piece)
+        return self._newest[matrix.tensor]
 
     def _read_weights(self, position: int, *, copied: bool) -> Array | engine.Failure:
         source = self._experts if position in self.homes else self._source

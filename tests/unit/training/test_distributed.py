@@ -172,7 +172,7 @@ def test_alarms_stop_all_processes_or_none(results):
 
 def test_what_fails_on_one_process_is_told_to_all_and_takes_no_other_layer_with_it(results):
     first, second = results(2, "failing")
-    for case in ("no_gradient", "no_piece", "slip"):
+    for case in ("no_gradient", "no_piece", "no_room", "slip"):
         assert first[case] == second[case], case
     reasons = {row["layer"]: row["reason"] for row in first["no_gradient"] if row["reason"]}
     assert reasons.pop("down.weight") == "not all hold a piece of it"
@@ -180,6 +180,11 @@ def test_what_fails_on_one_process_is_told_to_all_and_takes_no_other_layer_with_
     status = {row["layer"]: row["status"] for row in first["no_piece"]}
     assert status["up.weight"] == "unreadable"
     assert list(status.values()).count("unreadable") == 1
+    rooms = {row["layer"]: row["reason"] for row in first["no_room"] if row["status"] != "ok"}
+    owner = first["owners"][LAYERS.index("down.weight") + 2]  # after two more of three parts
+    assert rooms.get("down.weight", "") == (
+        "MemoryError: no room for the whole" if owner == 1 else ""
+    )
     slips = [row["reason"] == "KeyError: 'a slip'" for row in first["slip"]]
     assert slips == [owner == 1 for owner in first["owners"]]
     assert first["well_again"] == {"ok", "too_few_eigenvalues"}

@@ -165,6 +165,22 @@ def test_processes_that_hold_different_weights_are_told_so_once(caplog):
     assert "different weights of 1 layers (2.weight)" in told
 
 
+def test_a_layer_that_one_process_cannot_take_is_told_to_all():
+    def watch(world):
+        monitor = SpectralMonitor(deep(), world=world, every=1, budget=None, replicates=0)
+        if world.rank == 1:
+
+            def no_room(*_, **__):
+                raise MemoryError("no room")
+
+            monitor._taker._read = no_room
+        return [reading.reason for reading in monitor.step()], monitor._schedule.owners
+
+    (reasons, owners), (others, _) = in_threads(2, watch)
+    assert reasons == others
+    assert [reason == "MemoryError: no room" for reason in reasons] == [o == 1 for o in owners]
+
+
 def test_leaving_by_an_error_waits_for_nobody():
     def fail_in(monitor, world):
         with monitor:
