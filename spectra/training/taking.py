@@ -173,7 +173,6 @@ class Taker:
 
     def remember(self, positions: Iterable[int], step: int) -> None:
         """Take the weights as they are, for what the next updates are the differences to."""
-        self._newest.clear()
         for position in positions if "update" in self._watch else ():
             matrix = self._matrices[position]
             if self.is_sharded(position):
@@ -182,6 +181,7 @@ class Taker:
             weights = self._read_weights(position, copied=True)
             if not isinstance(weights, engine.Failure):
                 self._last_read[position] = (step, weights)
+        self.end_turn()
 
     def _take_pieces(self, position: int, step: int, *, keep: bool) -> list[Taken]:
         matrix = self._matrices[position]
