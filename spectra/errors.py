@@ -70,6 +70,10 @@ class SelectionError(SpectraError, ValueError):
     """A name, pattern or choice that fits nothing."""
 
 
+class DistributedError(SpectraError):
+    """Processes of one run that do not do the same, or cannot be watched together."""
+
+
 def unknown_name(name: str, what: str, known: Sequence[str]) -> SelectionError:
     """Build the error for a mistyped name, with the nearest known ones."""
     close = difflib.get_close_matches(name, known, n=3)

@@ -87,6 +87,13 @@ def solve(
     if isinstance(grams, Failure):
         return grams
     weights.release()
+    return solve_formed(weights, grams, precision, resolution, two_stage=two_stage)
+
+
+def solve_formed(
+    weights: Weights, grams: Grams, precision: Precision, resolution: float, *, two_stage: bool
+) -> Solved | Failure:
+    """Return the eigenvalues of Gram matrices, which are destroyed; `weights` say the rest."""
     squares = squared_sums(grams.matrices)
     try:
         values = _eigenvalues(grams.matrices, two_stage=two_stage)

@@ -4,13 +4,14 @@ import copy
 import dataclasses
 import functools
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from spectra.errors import WeightError
 from spectra.records import Kind, Skipped, SourceInfo, Tensor
+from spectra.sources import shards
 from spectra.sources.base import CONVOLUTIONS, Array, totals
 from spectra.sources.pytorch import torch_files
 
@@ -34,6 +35,12 @@ class MemorySource:
         self.ignored = ignored
         self.info = info
 
+    def expect(self, names: Sequence[str]) -> None:
+        """Refuse tensors that are to be read and of which this process holds a piece."""
+        for name in names:
+            if not callable(self._values[name]):
+                shards.refuse_piece(name, self._values[name])
+
     def read(self, name: str) -> Array:
         """Return one tensor as a NumPy array."""
         return as_array(self._value(name))
@@ -44,12 +51,16 @@ class MemorySource:
 
     def _value(self, name: str) -> Any:  # noqa: ANN401 - an array or a tensor
         value = self._values[name]
-        return value() if callable(value) else value
+        value = value() if callable(value) else value
+        shards.refuse_piece(name, value)
+        return value
 
 
 def as_array(value: Any) -> Array:  # noqa: ANN401 - an array or a tensor
     """Return an array, or a tensor as one: on the CPU both share their memory with what is returned."""
-    return np.asarray(value) if isinstance(value, np.ndarray) else torch_files.to_array(value)
+    if isinstance(value, np.ndarray):
+        return np.asarray(value)
+    return torch_files.to_array(shards.local(value))
 
 
 def open_mapping(values: Mapping[str, Any]) -> MemorySource:
@@ -108,7 +119,13 @@ def open_module(module: "nn.Module") -> MemorySource:
 
     Weights under ``torch.nn.utils.parametrize`` are taken as the module computes with them; the
     parts that the older weight_norm leaves are skipped with that reason.
+
+    Raises
+    ------
+    WeightError
+        If it has no parameters, or they are pieces of FSDP1 or ZeRO-3.
     """
+    shards.refuse_pieces(module)
     values: dict[str, Any] = {}
     tensors: dict[str, Tensor] = {}
     ignored = []

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from spectra.training.alarms import Alarms as Alarms
     from spectra.training.controllers import LayerwiseDecay as LayerwiseDecay
     from spectra.training.controllers import LayerwiseLR as LayerwiseLR
+    from spectra.training.group import Group as Group
     from spectra.training.judgements import AlarmKind as AlarmKind
     from spectra.training.judgements import AlarmRules as AlarmRules
     from spectra.training.layer_groups import parameter_groups as parameter_groups
@@ -23,9 +24,12 @@ if TYPE_CHECKING:
     from spectra.training.rules import LayerRule as LayerRule
     from spectra.training.rules import multipliers as multipliers
     from spectra.training.tracking import Alarm as Alarm
+    from spectra.training.world import Alone as Alone
 
 _HOMES = {
     "Alarms": "alarms",
+    "Alone": "world",
+    "Group": "group",
     "LayerwiseDecay": "controllers",
     "LayerwiseLR": "controllers",
     "AlarmKind": "judgements",

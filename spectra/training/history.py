@@ -37,7 +37,7 @@ class HistoryFile:
         self._size = 0
         self._unwritten = b""
         if self.path is not None and self.path.exists():
-            self._hold(load(self.path))
+            self.hold(load(self.path))
 
     def begin(self, step: int) -> None:
         """Keep what was read before `step`: the run is about to take it, for the first time or again.
@@ -76,7 +76,7 @@ class HistoryFile:
 
     def _keep(self, readings: list[Reading]) -> None:
         self.close()
-        self._hold(readings)
+        self.hold(readings)
         if self.path is None:
             return
         with contextlib.suppress(OSError):  # told by the write
@@ -86,7 +86,8 @@ class HistoryFile:
         self._file = self.path.open("r+b", buffering=0)
         self._size = len(text)
 
-    def _hold(self, readings: list[Reading]) -> None:
+    def hold(self, readings: list[Reading]) -> None:
+        """Take `readings` for those of the run; nothing is written."""
         self.readings = readings
         self.latest = {(reading.layer, reading.of): reading for reading in readings}
 

@@ -2,33 +2,37 @@
 
 import logging
 import time
-import zlib
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
-
-from spectra import analysis, conventions, engine, tails
-from spectra import traps as correlation_traps
+from spectra import analysis, conventions, engine
 from spectra.engine import lapack
 from spectra.errors import SelectionError, unknown_name
 from spectra.inventory import as_tuple, take_stock
-from spectra.metrics import METRICS
-from spectra.records import Finding, Kind, Matrix, Status
-from spectra.sources import layouts, open_source
-from spectra.sources.base import Array
+from spectra.records import Kind, Status
+from spectra.sources import layouts, open_source, shards
 from spectra.training.history import HistoryFile
 from spectra.training.live import live
+from spectra.training.reader import Reader
 from spectra.training.readings import SUBJECTS, Reading, Subject
 from spectra.training.schedule import Schedule
-from spectra.training.taking import Taken, Taker, sized
+from spectra.training.taking import Content, Taken, Taker, sized
 from spectra.training.tracking import Alarm
-from spectra.training.world import Alone, World, share_out
+from spectra.training.tracking import Judge as Judge
+from spectra.training.world import (
+    World,
+    agree,
+    follow_the_first,
+    in_turns,
+    join,
+    share_out,
+    world_of_run,
+)
 
 if TYPE_CHECKING:
     from torch import nn
@@ -49,9 +53,6 @@ METRICS_READ = (
     "erg_gap",
     "delta_lambda_min",
 )
-JUDGED_BY = ("alpha", "ks", "n_tail", "rank_loss", "n_spikes")
-"""Metrics that findings and verdicts are made of: computed whatever was asked for."""
-
 OVERHEAD = 5e-3
 """Seconds a layer is thought to cost beside its decompositions: the fit and its bootstrap."""
 
@@ -59,32 +60,6 @@ IN_HAND = 4
 """Layers copied and not yet solved, at most: what the background may hold of memory."""
 
 logger = logging.getLogger(__name__)
-
-
-class Judge(Protocol):
-    """Whoever is told of every reading, such as ``Alarms``."""
-
-    @property
-    def active(self) -> Sequence[Alarm]:
-        """The alarms raised and not yet cleared."""
-        ...
-
-    @property
-    def should_stop(self) -> bool:
-        """Whether training should end."""
-        ...
-
-    def observe(self, reading: Reading, /) -> Sequence[Alarm]:
-        """Return the alarms that a reading raises or clears."""
-        ...
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return plain values to go on from."""
-        ...
-
-    def load_state_dict(self, state: Mapping[str, Any], /) -> None:
-        """Go on from `state`."""
-        ...
 
 
 class _InHand(NamedTuple):
@@ -131,7 +106,10 @@ class SpectralMonitor:
     alarms : Alarms, optional
         Told of each reading.
     on_alarm : callable, optional
-        Called with each alarm raised or cleared; they are logged when left out.
+        Called with each alarm raised or cleared, on every process; left out, the first logs them.
+    world : World, optional
+        Processes that train together: those of ``torch.distributed`` when left out. ``Group`` has
+        options, ``Alone()`` watches what one process holds.
 
     Attributes
     ----------
@@ -142,6 +120,8 @@ class SpectralMonitor:
     ------
     SelectionError
         If a name or pattern fits nothing, or the model holds nothing that is analysed.
+    DistributedError
+        If processes do not watch the same layers, or not all of them call.
 
     Examples
     --------
@@ -180,29 +160,24 @@ class SpectralMonitor:
                 f"is {every if every < 1 else budget}",
                 "`every` is a number of steps, `budget` a share of time between 0 and 1, or None",
             )
-        for name in metrics:
-            if name not in METRICS:
-                raise unknown_name(name, "metric", tuple(METRICS))
         self.watch: tuple[Subject, ...] = as_tuple(watch)  # type: ignore[assignment]
         for subject in self.watch:
             if subject not in SUBJECTS:
                 raise unknown_name(subject, "subject", SUBJECTS)
-        if estimator not in tails.ESTIMATORS:
-            raise unknown_name(estimator, "estimator", tuple(tails.ESTIMATORS))
-        self._rules = conventions.named(convention)
-        self._estimator = estimator
-        self._metrics = {name: METRICS[name] for name in (*metrics, *JUDGED_BY)}
-        self._asked = tuple(metrics)
-        self._traps, self._seed, self._replicates = traps, seed, replicates
+        self._reader = Reader(
+            conventions.named(convention), estimator, tuple(metrics), traps, seed, replicates
+        )
 
+        shards.settle(model)
         source = open_source(model)
-        stock = take_stock(source, self._rules, as_tuple(layers), as_tuple(exclude))
+        stock = take_stock(source, self._reader.rules, as_tuple(layers), as_tuple(exclude))
         self._matrices = stock.matrices
         if not self._matrices:
             raise SelectionError(
                 "E_NO_LAYERS", type(model).__name__, "holds no weights that are analysed"
             )
         self._names = [matrix.name for matrix in self._matrices]
+        self._place = {name: position for position, name in enumerate(self._names)}
         # Shuffled, the entries of a product's core say nothing of the product.
         self._cores = {i for i, m in enumerate(self._matrices) if source.is_product(m.tensor)}
         opened = live(model, source)
@@ -213,26 +188,39 @@ class SpectralMonitor:
                 f"a {type(model).__name__} of Keras keeps no gradients",
                 "watch its weights and updates",
             )
-        self._taker = Taker(opened, source, self._matrices, self.watch)
+        self._world = world_of_run() if world is None else world
+        self._taker = Taker(opened, source, self._matrices, self.watch, self._world)
         self.parameters: Mapping[str, Any] = {
             layouts.whole_name(name): self._taker.held[matrix.tensor]
             for name, matrix in zip(self._names, self._matrices, strict=True)
             if matrix.tensor in self._taker.held
         }
-
-        self._world = world or Alone()
+        # What one process holds for a layer: of those that are gathered, the tensor.
+        self._held = [
+            matrix.tensor if self._taker.is_sharded(position) else position
+            for position, matrix in enumerate(self._matrices)
+        ]
         costs = [OVERHEAD + (1 + traps) * engine.seconds(matrix) for matrix in self._matrices]
-        owners = share_out(costs, self._world.size)
-        self._schedule = Schedule(costs, every, budget, owners)
-        self._history = HistoryFile(history if self._world.rank == 0 else None)
+        self._schedule = Schedule(
+            costs,
+            every,
+            budget,
+            share_out(costs, self._world.size, self._held, self._taker.homes),
+        )
         self._worker = ThreadPoolExecutor(1, "spectra-monitor") if background else None
         self._pending: deque[_InHand] = deque()
+        self._costs: list[tuple[int, float]] = []  # not told yet
+        self._unheard = 0  # layers that any process has taken and has not told of
         self._on_cpu = opened.on_cpu
         self.alarms = alarms
-        self._on_alarm = on_alarm or _log
+        self._on_alarm = on_alarm or (_log if self._world.rank == 0 else _ignore)
         self._step = 0
         self._began = False
-        self._warm_up()
+        self._history = HistoryFile()
+        first = [(name, m.shape) for name, m in zip(self._names, self._matrices, strict=True)]
+        watched = (first, self._held, self.watch, every, background)
+        join(self._world, watched, lambda: self._open(history if self._world.rank == 0 else None))
+        self._reader.warm_up()
         self._elapsed_before = 0.0
         self._clock: float | None = None
 
@@ -252,27 +240,36 @@ class SpectralMonitor:
         elapsed = self._elapsed(begun)
         if self._world.size == 1 and not self._is_ready() and self._schedule.waits(number, elapsed):
             return ()  # as at nearly every step: this must cost next to nothing
-        if _is_capturing() or not self._schedule.is_tick(number, self._world.size):
+        if not self._schedule.is_tick(number, self._world.size) or _is_capturing():
             return ()
+        if self._schedule.rests(number) and not self._unheard:
+            return ()  # as every process knows by itself
         due = self._schedule.due(number, elapsed, [one.position for one in self._pending])
         stop = due.start if len(self._pending) >= IN_HAND else due.stop
-        due = range(due.start, self._world.agree(stop))
-        with self._few_threads():
-            read = self._read(due)
-        readings = self._tell(self._world.gather([*self._ready(), *read]))
+        stop, any_ready = agree(self._world, number, stop, ready=self._is_ready())
+        due = range(due.start, stop)
+        readings: tuple[Reading, ...] = ()
+        if due or any_ready:
+            with self._few_threads():
+                read = self._read(due)
+            readings = self._tell([*self._ready(), *read])
         self._schedule.done(due, time.perf_counter() - begun)
         return readings
 
     def measure(self) -> tuple[Reading, ...]:
         """Read every layer now, whatever the budget; its cost is not held against the run."""
+        self._world.meet("measure")
         done = self.flush()
         everything = range(len(self._matrices))
-        readings = self._tell(self._world.gather([*self._read(everything), *self._wait()]))
+        readings = self._tell([*self._read(everything), *self._wait()])
         return (*done, *readings)
 
     def flush(self) -> tuple[Reading, ...]:
         """Wait for what is being read in the background, and return it."""
-        return self._tell(self._world.gather(self._wait())) if self._worker else ()
+        if self._worker is None:
+            return ()
+        self._world.meet("flush")
+        return self._tell(self._wait())
 
     @property
     def layers(self) -> dict[str, Kind]:
@@ -297,8 +294,13 @@ class SpectralMonitor:
         return self._schedule.spent / elapsed if elapsed > 0 else 0.0
 
     def state_dict(self) -> dict[str, Any]:
-        """Return plain values to go on from, after waiting for what is being read."""
-        self.flush()
+        """Return plain values to go on from, after waiting for what is being read.
+
+        In a run of several processes nothing is waited for, so that one may call it alone: call
+        `flush` on all before, if they read in the background. Any process's state serves all.
+        """
+        if self._world.size == 1:
+            self.flush()
         return {
             "version": 1,
             "step": self._step,
@@ -318,7 +320,11 @@ class SpectralMonitor:
             ``E_HISTORY`` if the history file is not that of the saved run.
         """
         self._step = int(state["step"])
-        self._history.resume(int(state["n_readings"]), self._step)
+        self._world.meet("load_state_dict")
+        count = int(state["n_readings"])
+        follow_the_first(
+            self._world, self._history, lambda: self._history.resume(count, self._step)
+        )
         self._schedule.resume(state["schedule"])
         frozen = set(state["frozen"])
         self._taker.frozen_read = {i for i, name in enumerate(self._names) if name in frozen}
@@ -326,14 +332,15 @@ class SpectralMonitor:
         if self.alarms and state["alarms"] is not None:
             self.alarms.load_state_dict(state["alarms"])
         self._began = True
-        self._taker.remember(self._mine(range(len(self._matrices))), self._step)
+        positions = range(len(self._matrices))
+        self._taker.remember([i for i in positions if self._takes(i)], self._step)
 
     def close(self) -> None:
         """Wait for what is being read, write it, and let go of the file and the thread."""
-        self.flush()
-        if self._worker:
-            self._worker.shutdown()
-        self._history.close()
+        try:
+            self.flush()
+        finally:
+            self._let_go()
 
     def __enter__(self) -> "SpectralMonitor":
         return self
@@ -344,7 +351,10 @@ class SpectralMonitor:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.close()
+        if error is not None and self._world.size > 1:
+            self._let_go()  # the others may have met with no error, and wait for nothing
+        else:
+            self.close()
 
     def __repr__(self) -> str:
         return (
@@ -352,11 +362,15 @@ class SpectralMonitor:
             f"{len(self._history.readings)} readings, overhead {self.overhead:.2%}>"
         )
 
-    def _warm_up(self) -> None:
-        """Solve something small: what is imported and set up on first use is not the run's to pay."""
-        matrix = Matrix("", "", "linear", (64, 48), "float64", 0, 64, 48)
-        outcome = engine.solve(matrix, np.random.default_rng(0).standard_normal((1, 64, 48)))
-        analysis.layer_report(matrix, outcome, self._rules, self._estimator, self._metrics)
+    def _open(self, history: str | Path | None) -> None:
+        for parameter in self._taker.held.values():
+            shards.refuse_outside(parameter, self._world.size)
+        self._history = HistoryFile(history)
+
+    def _let_go(self) -> None:
+        if self._worker:
+            self._worker.shutdown()
+        self._history.close()
 
     def _few_threads(self) -> AbstractContextManager[object]:
         """Solve on one thread between steps: the others of a BLAS spin on after it, in training's way."""
@@ -367,7 +381,9 @@ class SpectralMonitor:
 
     def _begin(self, number: int, now: float) -> None:
         if not self._began:
-            self._history.begin(number)
+            self._world.meet("begin")
+            follow_the_first(self._world, self._history, lambda: self._history.begin(number))
+            self._taker.warn_of_strangers(self._names)
             self._began = True
         if self._clock is None:
             self._clock = now
@@ -379,23 +395,37 @@ class SpectralMonitor:
     def _read(self, positions: range) -> list[Reading]:
         """Read this process's share of some layers, or hand copies of them to the background."""
         readings: list[Reading] = []
-        for position in self._mine(positions):
-            if self._taker.is_known(position):
-                continue
-            begun = time.perf_counter()
-            stacks = self._taker.take(position, self._step, copied=self._worker is not None)
-            if self._worker is None:
-                readings += self._solved(position, self._step, stacks)
-                self._schedule.cost(position, time.perf_counter() - begun)
-            else:
-                copied = time.perf_counter() - begun
-                future = self._worker.submit(self._solved_apart, position, self._step, stacks)
-                self._pending.append(_InHand(position, copied, future))
+        new = [i for i in positions if not self._taker.is_known(i)]
+        self._unheard += len(new)
+        for turn in in_turns(new, self._schedule.owners, self._held):
+            in_hand = [self._take(position) for position in turn if self._takes(position)]
+            self._taker.end_turn()
+            for position, stacks, seconds in in_hand:
+                if not self._owns(position):
+                    continue
+                if self._worker is None:
+                    begun = time.perf_counter()
+                    readings += self._solved(position, self._step, stacks)
+                    self._costs.append((position, seconds + time.perf_counter() - begun))
+                else:
+                    future = self._worker.submit(self._solved_apart, position, self._step, stacks)
+                    self._pending.append(_InHand(position, seconds, future))
         return readings
 
-    def _mine(self, positions: range) -> list[int]:
-        """Return the layers that this process reads."""
-        return [i for i in positions if self._schedule.owners[i] == self._world.rank]
+    def _take(self, position: int) -> tuple[int, list[Taken], float]:
+        """Take a layer out of the model; return the seconds too that it took."""
+        begun = time.perf_counter()
+        copied, keep = self._worker is not None, self._owns(position)
+        stacks = self._taker.take(position, self._step, copied=copied, keep=keep)
+        return position, stacks, time.perf_counter() - begun
+
+    def _owns(self, position: int) -> bool:
+        """Tell whether this process reads a layer."""
+        return self._schedule.owners[position] == self._world.rank
+
+    def _takes(self, position: int) -> bool:
+        """Tell whether this process is needed to take a layer: for its own, and where it has a piece."""
+        return self._owns(position) or self._taker.is_sharded(position)
 
     def _solved(
         self,
@@ -403,9 +433,21 @@ class SpectralMonitor:
         step: int,
         stacks: list[Taken],
     ) -> list[Reading]:
-        return [
-            self._reading(position, step, subject, span, stack) for subject, span, stack in stacks
-        ]
+        return [self._reading(position, step, *taken) for taken in stacks]
+
+    def _reading(
+        self, position: int, step: int, subject: Subject, span: int, of: Content
+    ) -> Reading:
+        matrix, name = sized(self._matrices[position], of), self._names[position]
+        shuffled = subject == "weight" and position not in self._cores
+        try:
+            return self._reader.reading(matrix, name, step, subject, span, of, shuffled=shuffled)
+        except Exception as error:
+            if self._world.size == 1:
+                raise
+            logger.exception("%s cannot be read", name)  # the others wait, and are told
+            failure = engine.Failure(Status.UNREADABLE, f"{type(error).__name__}: {error}")
+            return self._reader.reading(matrix, name, step, subject, span, failure, shuffled=False)
 
     def _solved_apart(
         self, position: int, step: int, stacks: list[Taken]
@@ -414,48 +456,6 @@ class SpectralMonitor:
         begun = time.perf_counter()
         readings = self._solved(position, step, stacks)
         return readings, time.perf_counter() - begun if self._on_cpu else 0.0
-
-    def _reading(
-        self, position: int, step: int, subject: Subject, span: int, stack: Array | engine.Failure
-    ) -> Reading:
-        """Turn a stack (n_matrices, rows, columns) into what is known of it."""
-        begun = time.perf_counter()
-        matrix, name = sized(self._matrices[position], stack), self._names[position]
-        # Seeded by layer and step: neither order nor a resumed run changes a number.
-        rng = np.random.default_rng([self._seed, step, zlib.crc32(f"{name} {subject}".encode())])
-        outcome = stack if isinstance(stack, engine.Failure) else engine.solve(matrix, stack)
-        row = analysis.layer_report(
-            matrix,
-            outcome,
-            self._rules,
-            self._estimator,
-            self._metrics,
-            replicates=self._replicates,
-            rng=rng,
-        )
-        values = {metric: row[metric] for metric in self._asked}
-        warnings = row.warnings
-        shuffled = self._traps and position not in self._cores
-        if subject == "weight" and shuffled and row.status is Status.OK:
-            values |= correlation_traps.traps(stack, rng=rng, shuffles=self._traps)  # type: ignore[arg-type]
-            if values["n_traps"] > 0:
-                warnings = (*warnings, Finding.CORRELATION_TRAP)
-        return Reading(
-            step=step,
-            layer=name,
-            of=subject,
-            kind=row.kind,
-            N=row.N,
-            M=row.M,
-            n_eigenvalues=row.n_eigenvalues,
-            status=row.status,
-            reason=row.reason,
-            values=values,
-            warnings=warnings,
-            verdict=row.verdict,
-            span=span,
-            seconds=time.perf_counter() - begun,
-        )
 
     def _is_ready(self) -> bool:
         """Tell whether the background has finished something."""
@@ -479,10 +479,20 @@ class SpectralMonitor:
         position, copied, future = self._pending.popleft()
         readings, seconds = future.result()
         self._schedule.spent += seconds  # the copy was counted in its step
-        self._schedule.cost(position, copied + seconds)
+        self._costs.append((position, copied + seconds))
         return readings
 
-    def _tell(self, readings: Sequence[Reading]) -> tuple[Reading, ...]:
+    def _tell(self, read: Sequence[Reading]) -> tuple[Reading, ...]:
+        """Tell every process what this one has read, and all who listen what all have."""
+        costs, self._costs = self._costs, []
+        readings: list[Reading] = []
+        for theirs, spent in self._world.gather((read, costs)):
+            readings += theirs
+            self._unheard -= len(spent)
+            for position, seconds in spent:
+                self._schedule.cost(position, seconds)
+        if self._world.size > 1:
+            readings.sort(key=lambda reading: (reading.step, self._place[reading.layer]))
         self._history.extend(readings)
         for reading in readings:
             for alarm in self.alarms.observe(reading) if self.alarms else ():
@@ -499,3 +509,7 @@ def _is_capturing() -> bool:
 
 def _log(alarm: Alarm) -> None:
     logger.warning("%s", alarm.text)
+
+
+def _ignore(_: Alarm) -> None:
+    """Leave the log to the first process."""

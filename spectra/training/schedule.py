@@ -56,14 +56,13 @@ class Schedule:
     def __post_init__(self) -> None:
         self.owners = self.owners or [0] * len(self.predicted)
 
-    @property
-    def is_idle(self) -> bool:
-        """Whether the last round is complete."""
-        return self.cursor is None
+    def rests(self, step: int) -> bool:
+        """Tell whether the last round is complete and none is due: a matter of steps alone."""
+        return self.cursor is None and step < self.next_round
 
     def waits(self, step: int, elapsed: float) -> bool:
         """Tell at once, as it is asked at every step, that no layer can be due."""
-        if self.cursor is None and step < self.next_round:
+        if self.cursor is None and step < self.next_round:  # `rests`, without a call
             return True
         return elapsed < self.affordable
 

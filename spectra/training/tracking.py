@@ -2,9 +2,9 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, Protocol, TypeAlias, get_args
 
 from spectra.errors import CheckpointError, printable
 from spectra.training.judgements import (
@@ -108,6 +108,32 @@ class Alarm:
             raise CheckpointError(
                 "E_ALARM", "alarm", f"no line of alarms: {line[:60]!r}"
             ) from error
+
+
+class Judge(Protocol):
+    """Whoever is told of every reading, such as ``Alarms``."""
+
+    @property
+    def active(self) -> Sequence[Alarm]:
+        """The alarms raised and not yet cleared."""
+        ...
+
+    @property
+    def should_stop(self) -> bool:
+        """Whether training should end."""
+        ...
+
+    def observe(self, reading: Reading, /) -> Sequence[Alarm]:
+        """Return the alarms that a reading raises or clears."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return plain values to go on from."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any], /) -> None:
+        """Go on from `state`."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,7 +32,7 @@ TEXTS |= {
     )
     for path in ROOT.glob("notebooks/*.ipynb")
 }
-BLOCKS_NOT_RUN = 0
+BLOCKS_NOT_RUN = 1
 """Python blocks marked as not to be run; a change of it is a decision."""
 
 

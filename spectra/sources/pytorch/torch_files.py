@@ -21,6 +21,7 @@ import numpy as np
 
 from spectra.errors import CheckpointError
 from spectra.records import Skipped, SourceInfo, Tensor
+from spectra.sources import shards
 from spectra.sources.base import Array, no_tensors, totals
 
 if TYPE_CHECKING:
@@ -120,6 +121,9 @@ def describe(name: str, tensor: "torch.Tensor", file: str = "") -> Tensor:
     shape = tuple(int(size) for size in tensor.shape)
     if tensor.numel() == 0:
         return Tensor(name, shape, dtype, 0)
+    if shards.is_dtensor(tensor):
+        # Told apart as objects: an empty piece has no place, and all processes must agree on ties.
+        return Tensor(name, shape, dtype, tensor.numel() * tensor.itemsize, (id(tensor),))
     if not _is_plain(tensor):
         how = "expanded or freed" if tensor.layout == torch.strided else str(tensor.layout)
         return Tensor(name, shape, f"{dtype}, {how.removeprefix('torch.')}", 0)

@@ -312,3 +312,30 @@ def test_one_matrix_in_memory_needs_no_plan(rng):
     weights = rng.standard_normal((3, 20, 12))
     found = engine.solve(matrix_of("w", weights), weights)
     assert found.eigenvalues == pytest.approx(singular_squares(weights), rel=1e-9)
+
+
+def gram_of(weights):
+    weights = weights.astype(np.float64)
+    return engine.Gram(weights.T @ weights, float(np.vdot(weights, weights)))
+
+
+def test_a_gram_matrix_alone_gives_the_spectrum_of_its_matrix(rng):
+    weights = rng.standard_normal((400, 130)).astype(np.float32)
+    found = engine.solve_gram(matrix_of("w", weights), gram_of(weights))
+    plain = engine.solve(matrix_of("w", weights), weights[np.newaxis])
+    np.testing.assert_allclose(found.eigenvalues, plain.eigenvalues, rtol=1e-12)
+    assert (found.N, found.M, found.solver) == (400, 130, plain.solver)
+    assert found.squared_norm == pytest.approx(plain.squared_norm, rel=1e-14)
+
+
+def test_a_gram_matrix_that_hides_something_is_not_definite_and_not_solved(rng):
+    weights = rng.standard_normal((200, 60))
+    assert engine.is_definite(gram_of(weights))
+    repeated = weights.copy()
+    repeated[:, 7] = repeated[:, 3]
+    assert not engine.is_definite(gram_of(repeated))
+    outcome = engine.solve_gram(matrix_of("w", repeated), gram_of(repeated))
+    assert outcome.status is Status.NOT_CONVERGED
+    assert "smallest eigenvalues" in outcome.reason
+    for hidden in (0 * weights, weights * np.nan, weights * 1e80, weights * 1e-80):
+        assert not engine.is_definite(gram_of(hidden))

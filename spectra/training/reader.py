@@ -1,0 +1,108 @@
+"""From a layer that was taken out of a model to what is known of it."""
+
+import time
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from spectra import analysis, engine, tails
+from spectra import traps as correlation_traps
+from spectra.conventions import Convention
+from spectra.errors import unknown_name
+from spectra.metrics import METRICS, Metric
+from spectra.records import Finding, Matrix, Status
+from spectra.training.readings import Reading, Subject
+from spectra.training.taking import Content
+
+JUDGED_BY = ("alpha", "ks", "n_tail", "rank_loss", "n_spikes")
+"""Metrics that findings and verdicts are made of: computed whatever was asked for."""
+
+
+@dataclass(frozen=True)
+class Reader:
+    """How spectra are made and what is computed of them; the fields are the monitor's options."""
+
+    rules: Convention
+    estimator: str
+    metrics: Sequence[str]
+    traps: int
+    seed: int
+    replicates: int
+
+    def __post_init__(self) -> None:
+        for name in self.metrics:
+            if name not in METRICS:
+                raise unknown_name(name, "metric", tuple(METRICS))
+        if self.estimator not in tails.ESTIMATORS:
+            raise unknown_name(self.estimator, "estimator", tuple(tails.ESTIMATORS))
+
+    @property
+    def _computed(self) -> Mapping[str, Metric]:
+        return {name: METRICS[name] for name in (*self.metrics, *JUDGED_BY)}
+
+    def reading(
+        self,
+        matrix: Matrix,
+        name: str,
+        step: int,
+        subject: Subject,
+        span: int,
+        content: Content,
+        *,
+        shuffled: bool,
+    ) -> Reading:
+        """Turn a stack (n_matrices, rows, columns), or a Gram matrix, into what is known of it.
+
+        `shuffled`: whether correlation traps are looked for, if the monitor is to.
+        """
+        begun = time.perf_counter()
+        # Seeded by layer and step: neither order nor a resumed run changes a number.
+        rng = np.random.default_rng([self.seed, step, zlib.crc32(f"{name} {subject}".encode())])
+        row = analysis.layer_report(
+            matrix,
+            _outcome(matrix, content),
+            self.rules,
+            self.estimator,
+            self._computed,
+            replicates=self.replicates,
+            rng=rng,
+        )
+        values = {metric: row[metric] for metric in self.metrics}
+        warnings = row.warnings
+        shuffled = shuffled and self.traps > 0 and row.status is Status.OK
+        if shuffled and isinstance(content, np.ndarray):
+            values |= correlation_traps.traps(content, rng=rng, shuffles=self.traps)
+            if values["n_traps"] > 0:
+                warnings = (*warnings, Finding.CORRELATION_TRAP)
+        return Reading(
+            step=step,
+            layer=name,
+            of=subject,
+            kind=row.kind,
+            N=row.N,
+            M=row.M,
+            n_eigenvalues=row.n_eigenvalues,
+            status=row.status,
+            reason=row.reason,
+            values=values,
+            warnings=warnings,
+            verdict=row.verdict,
+            span=span,
+            seconds=time.perf_counter() - begun,
+        )
+
+    def warm_up(self) -> None:
+        """Solve something small: what is imported and set up on first use is not the run's to pay."""
+        matrix = Matrix("", "", "linear", (64, 48), "float64", 0, 64, 48)
+        outcome = engine.solve(matrix, np.random.default_rng(0).standard_normal((1, 64, 48)))
+        analysis.layer_report(matrix, outcome, self.rules, self.estimator, self._computed)
+
+
+def _outcome(matrix: Matrix, content: Content) -> engine.Outcome:
+    if isinstance(content, engine.Failure):
+        return content
+    if isinstance(content, engine.Gram):
+        return engine.solve_gram(matrix, content)
+    return engine.solve(matrix, content)
