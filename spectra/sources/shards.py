@@ -53,7 +53,8 @@ def refuse_piece(name: str, value: Any) -> None:  # noqa: ANN401 - a tensor or a
         )
     if is_dtensor(value) or isinstance(value, np.ndarray) or not value.numel():
         return
-    if value.device.type != "meta" and not value.untyped_storage().nbytes():
+    has_storage = value.device.type != "meta" and value.layout is sys.modules["torch"].strided
+    if has_storage and not value.untyped_storage().nbytes():
         raise WeightError("E_FREED", name, "its memory was given back, as FSDP does", GATHER)
 
 
