@@ -293,3 +293,13 @@ def test_a_pattern_that_fits_nothing_is_told_before_the_first_step(tmp_path):
     with pytest.raises(SelectionError, match="matches none"):
         trainer.train()
     assert trainer.state.global_step == 0
+
+
+def test_attaching_adds_the_callback_once_and_to_a_trainer_alone(tmp_path):
+    callback = watch()
+    trainer = trainer_of(tmp_path, callback)
+    assert callback.attach(trainer) is callback
+    callback.attach(trainer)
+    assert trainer.callback_handler.callbacks.count(callback) == 1
+    with pytest.raises(SelectionError, match="GPT2LMHeadModel: is no Trainer of transformers"):
+        watch().attach(trainer.model)
