@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 from spectra import extras
+from spectra.errors import SelectionError
 from spectra.training.adapters.watched_run import MonitorOptions, WatchedRun
 from spectra.training.monitor import SpectralMonitor
 from spectra.training.scalars import SHOWN
@@ -71,7 +72,16 @@ class SpectralCallback(TrainerCallback):  # type: ignore[misc]  # see pyproject.
         return self._run.monitor
 
     def attach(self, trainer: Any) -> "SpectralCallback":
-        """Join a Trainer's callbacks, and log through it; return this callback."""
+        """Join a Trainer's callbacks, and log through it; return this callback.
+
+        Raises
+        ------
+        SelectionError
+            If it is no Trainer.
+        """
+        if not hasattr(trainer, "callback_handler"):
+            reason = "is no Trainer of transformers"
+            raise SelectionError("E_TRAINER", type(trainer).__name__, reason, "pass the Trainer")
         self._trainer = trainer
         if self not in trainer.callback_handler.callbacks:
             trainer.add_callback(self)
