@@ -84,7 +84,7 @@ class Late(TrainerCallback):
     """Asks for a checkpoint after all others had their say."""
 
     def on_step_end(self, args, state, control, **_):
-        control.should_save = state.global_step == 7
+        control.should_save |= state.global_step == 7
 
 
 class Breaks(TrainerCallback):
@@ -182,23 +182,30 @@ def test_a_run_killed_and_resumed_continues_its_history_without_a_gap_or_a_repea
     killed._run.close()
 
 
-def test_a_checkpoint_that_is_saved_unforeseen_or_without_the_callback_is_gone_on_from(tmp_path):
-    trainer = trainer_of(tmp_path, Killed(9))
+@pytest.mark.parametrize(
+    ("saving", "expected"),
+    [
+        ({}, [1, 3, 6, 8, 9, 12]),  # no state: a round begins at once
+        ({"save_strategy": "steps", "save_steps": 6}, [1, 3, 6, 9, 12]),  # that of step 6
+    ],
+)
+def test_a_checkpoint_with_an_older_state_or_none_is_gone_on_from(tmp_path, saving, expected):
+    trainer = trainer_of(tmp_path, Killed(9), **saving)
     killed = watch(every=3).attach(trainer)
     trainer.add_callback(Late())
     with pytest.raises(KeyboardInterrupt):
         trainer.train()
     killed._run.close()
     state = json.loads((tmp_path / "checkpoint-7/trainer_state.json").read_text())
-    assert "spectra:spectral" not in state["stateful_callbacks"], "that is the case to be tested"
+    held = state["stateful_callbacks"].get("spectra:spectral", {"monitor": {"step": None}})
+    assert held["monitor"]["step"] == (6 if saving else None), "that is the case to be tested"
     trainer = trainer_of(tmp_path)
     callback = watch(every=3).attach(trainer)
-    trainer.train(resume_from_checkpoint=True)
-    steps = sorted({reading.step for reading in callback.monitor.history})
-    assert steps == [1, 3, 6, 8, 9, 12]
-    assert [row["step"] for row in rows(tmp_path / "spectral/history.jsonl")] == [
-        reading.step for reading in callback.monitor.history
-    ]
+    trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-7"))
+    assert sorted({reading.step for reading in callback.monitor.history}) == expected
+    written = [(row["step"], row["layer"]) for row in rows(tmp_path / "spectral/history.jsonl")]
+    assert written == [(reading.step, reading.layer) for reading in callback.monitor.history]
+    assert len(set(written)) == len(written)
 
 
 def test_a_checkpoint_saved_for_its_evaluation_holds_the_state_of_its_step(tmp_path):
@@ -210,8 +217,8 @@ def test_a_checkpoint_saved_for_its_evaluation_holds_the_state_of_its_step(tmp_p
         metric_for_best_model="loss",
         max_steps=4,
     )
-    trainer.evaluate()  # before any run
     watch(every=3).attach(trainer)
+    trainer.evaluate()  # before any run
     trainer.train()
     state = json.loads((tmp_path / "checkpoint-4/trainer_state.json").read_text())
     assert state["stateful_callbacks"]["spectra:spectral"]["monitor"]["step"] == 4
