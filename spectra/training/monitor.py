@@ -1,5 +1,6 @@
 """SpectralMonitor: the spectra of a model while it trains, within a budget of time."""
 
+import dataclasses
 import logging
 import time
 from collections import deque
@@ -168,6 +169,9 @@ class SpectralMonitor:
             conventions.named(convention), estimator, tuple(metrics), traps, seed, replicates
         )
 
+        # Shuffled, the entries of a product's core say nothing of the product.
+        self._core_reader = dataclasses.replace(self._reader, traps=0)
+
         shards.settle(model)
         source = open_source(model)
         stock = take_stock(source, self._reader.rules, as_tuple(layers), as_tuple(exclude))
@@ -178,7 +182,6 @@ class SpectralMonitor:
             )
         self._names = [matrix.name for matrix in self._matrices]
         self._place = {name: position for position, name in enumerate(self._names)}
-        # Shuffled, the entries of a product's core say nothing of the product.
         self._cores = {i for i, m in enumerate(self._matrices) if source.is_product(m.tensor)}
         opened = live(model, source)
         if "gradient" in self.watch and not opened.has_gradients:
@@ -439,15 +442,15 @@ class SpectralMonitor:
         self, position: int, step: int, subject: Subject, span: int, of: Content
     ) -> Reading:
         matrix, name = sized(self._matrices[position], of), self._names[position]
-        shuffled = subject == "weight" and position not in self._cores
+        reader = self._core_reader if position in self._cores else self._reader
         try:
-            return self._reader.reading(matrix, name, step, subject, span, of, shuffled=shuffled)
+            return reader.reading(matrix, name, step, subject, span, of)
         except Exception as error:
             if self._world.size == 1:
                 raise
             logger.exception("%s cannot be read", name)  # the others wait, and are told
             failure = engine.Failure(Status.UNREADABLE, f"{type(error).__name__}: {error}")
-            return self._reader.reading(matrix, name, step, subject, span, failure, shuffled=False)
+            return reader.reading(matrix, name, step, subject, span, failure)
 
     def _solved_apart(
         self, position: int, step: int, stacks: list[Taken]

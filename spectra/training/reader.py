@@ -43,20 +43,9 @@ class Reader:
         return {name: METRICS[name] for name in (*self.metrics, *JUDGED_BY)}
 
     def reading(
-        self,
-        matrix: Matrix,
-        name: str,
-        step: int,
-        subject: Subject,
-        span: int,
-        content: Content,
-        *,
-        shuffled: bool,
+        self, matrix: Matrix, name: str, step: int, subject: Subject, span: int, content: Content
     ) -> Reading:
-        """Turn a stack (n_matrices, rows, columns), or a Gram matrix, into what is known of it.
-
-        `shuffled`: whether correlation traps are looked for, if the monitor is to.
-        """
+        """Turn a stack (n_matrices, rows, columns), or a Gram matrix, into what is known of it."""
         begun = time.perf_counter()
         # Seeded by layer and step: neither order nor a resumed run changes a number.
         rng = np.random.default_rng([self.seed, step, zlib.crc32(f"{name} {subject}".encode())])
@@ -71,8 +60,12 @@ class Reader:
         )
         values = {metric: row[metric] for metric in self.metrics}
         warnings = row.warnings
-        shuffled = shuffled and self.traps > 0 and row.status is Status.OK
-        if shuffled and isinstance(content, np.ndarray):
+        if (
+            subject == "weight"
+            and self.traps
+            and row.status is Status.OK
+            and isinstance(content, np.ndarray)
+        ):
             values |= correlation_traps.traps(content, rng=rng, shuffles=self.traps)
             if values["n_traps"] > 0:
                 warnings = (*warnings, Finding.CORRELATION_TRAP)
