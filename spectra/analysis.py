@@ -163,7 +163,8 @@ def analyze(
         )
         if not evidence:
             return row
-        return with_evidence(row, matrix, rules, read, rng, seed=seed, device=device, store=store)
+        again = None if opened.is_product(matrix.tensor) else read
+        return with_evidence(row, matrix, rules, again, rng, seed=seed, device=device, store=store)
 
     finished: dict[int, LayerReport] = {}
     costs = [engine.seconds(matrix, precision) for matrix in stock.matrices]
@@ -350,7 +351,7 @@ def with_evidence(
     row: LayerReport,
     matrix: Matrix,
     rules: Convention,
-    read: engine.Read,
+    read: engine.Read | None,
     rng: np.random.Generator,
     *,
     seed: int,

@@ -3,6 +3,7 @@
 Each costs more than the layer's own decomposition, so it is computed on request (``--metrics all``).
 """
 
+import contextlib
 import dataclasses
 import functools
 import itertools
@@ -84,7 +85,7 @@ def gather(
     matrix: Matrix,
     spectrum: Spectrum,
     fit: TailFit,
-    read: engine.Read,
+    read: engine.Read | None,
     rules: Convention,
     rng: np.random.Generator,
     *,
@@ -101,8 +102,10 @@ def gather(
         As the fit saw it, with the convention applied.
     fit : TailFit
         With status ``ok``.
-    read : callable
-        Gives the layer's stack once more.
+    read : callable or None
+        Gives the layer's stack once more. None for the core of a product, as what a LoRA adapter adds
+        is read: neither a Gaussian matrix of its shape nor its own entries shuffled are a null of the
+        product, and what compares with them is NaN.
     rules : Convention
     rng : numpy.random.Generator
         Of this layer.
@@ -118,26 +121,27 @@ def gather(
     dict of str to float
     """
     kept = spectrum.eigenvalues[spectrum.eigenvalues > spectrum.cutoff]
-    null = null_of_shape(matrix.N, matrix.M, matrix.n_matrices, rules, fit.estimator, seed, store)
     searched = fit.estimator in tails.WITH_BAND
     low, high = tails.near_minimal(kept, fit, rules) if searched else (math.nan, math.nan)
-    nulls: dict[str, Value] = {
-        "alpha_null": null.alpha,
-        "alpha_null_sd": null.alpha_sd,
-        "alpha_z": (fit.alpha - null.alpha) / null.alpha_sd,
-        "n_erg_null": null.n_erg,
-        "delta_lambda_min_null": null.delta_lambda_min,
-        "delta_lambda_min_null_sd": null.delta_lambda_min_sd,
-        "alpha_near_low": low,
-        "alpha_near_high": high,
-    }
-    solve = functools.partial(_decomposed, rules=rules, device=device, store=store)
-    try:
-        shuffled = _shuffled(matrix, spectrum, fit.estimator, read, rules, rng, solve)
-    except (ArithmeticError, CheckpointError, OSError, MemoryError):
-        shuffled = {}  # not solved, or not read a second time: the layer's own numbers stand
+    nulls: dict[str, Value] = {"alpha_near_low": low, "alpha_near_high": high}
+    if read is not None:
+        null = null_of_shape(
+            matrix.N, matrix.M, matrix.n_matrices, rules, fit.estimator, seed, store
+        )
+        nulls |= {
+            "alpha_null": null.alpha,
+            "alpha_null_sd": null.alpha_sd,
+            "alpha_z": (fit.alpha - null.alpha) / null.alpha_sd,
+            "n_erg_null": null.n_erg,
+            "delta_lambda_min_null": null.delta_lambda_min,
+            "delta_lambda_min_null_sd": null.delta_lambda_min_sd,
+        }
+        solve = functools.partial(_decomposed, rules=rules, device=device, store=store)
+        # Not solved, or not read a second time: the layer's own numbers stand.
+        with contextlib.suppress(ArithmeticError, CheckpointError, OSError, MemoryError):
+            nulls |= _shuffled(matrix, spectrum, fit.estimator, read, rules, rng, solve)
     p = goodness_of_fit(kept, fit, rules, rng, samples=GOF_SAMPLES) if searched else math.nan
-    found = nulls | shuffled | {"gof_p": p} | other_families(kept, fit)
+    found = nulls | {"gof_p": p} | other_families(kept, fit)
     return {column: found.get(column, math.nan) for column in COLUMNS}
 
 

@@ -138,6 +138,19 @@ def test_the_spectrum_of_a_delta_is_that_of_the_dense_product(config, scale, tmp
     assert report.coverage == {"tensors": 4, "analysed": 2, "failed": 0, "skipped": 2}
 
 
+def test_no_null_is_taken_from_a_core(tmp_path, rng):
+    deltas = adapter(tmp_path / "lora", rng, rank=40)
+    report = spectra.analyze(tmp_path / "lora", evidence=True)
+    layer = report[f"{next(iter(deltas))}.delta"]
+    assert layer.status == "ok"
+    # Shuffled, the near-orthogonal core of two Gaussian factors would show a trap.
+    for column in ("alpha_null", "alpha_z", "n_traps", "trap_p", "rand_distance", "alpha_farms"):
+        assert np.isnan(layer[column]), column
+    assert "correlation_trap" not in layer.warnings
+    for column in ("gof_p", "alpha_near_low", "lr_lognormal"):  # of the eigenvalues alone
+        assert np.isfinite(layer[column]), column
+
+
 @pytest.mark.parametrize("transposed", [False, True])
 def test_with_its_base_an_adapter_is_the_merged_matrix(transposed, tmp_path, rng):
     config = {"fan_in_fan_out": transposed}
