@@ -4,15 +4,16 @@
 
 Trains MODEL (mlp3, gpt or resnet) on made-up data for about SECONDS, with a monitor and without in turns
 of half a second: one and the same model, since two copies differ by several per cent with where they lie
-in memory. Prints JSON.
+in memory. On one thread, so that the process's time on the CPU can be compared too: unlike the clock's it
+is not that of whoever shares the machine. Prints JSON.
 """
 
 import json
 import math
-import statistics
 import sys
 import time
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -78,8 +79,7 @@ def resnet() -> tuple[nn.Module, Tensor, Tensor]:
 
 def main() -> None:
     name, seconds, budget = sys.argv[1], float(sys.argv[2]), float(sys.argv[3])
-    if name == "mlp3":
-        torch.set_num_threads(1)  # as one would: more only make its steps uneven
+    torch.set_num_threads(1)
     torch.manual_seed(0)
     model, inputs, targets = {"mlp3": mlp3, "gpt": gpt, "resnet": resnet}[name]()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
@@ -97,33 +97,35 @@ def main() -> None:
         model, every=100, budget=budget / 2, background="background" in sys.argv
     )
 
-    def turn(*, with_monitor: bool) -> float:
-        """Take steps for half a second, three at least; return the seconds of one."""
-        begun, count = time.perf_counter(), 0
-        while time.perf_counter() - begun < 0.5 or count < 3:
+    def turn(*, with_monitor: bool) -> np.ndarray:
+        """Take steps for half a second, three at least; return the seconds of one: clock and CPU."""
+        begun, count = np.array([time.perf_counter(), time.process_time()]), 0
+        while time.perf_counter() - begun[0] < 0.5 or count < 3:
             step()
             if with_monitor:
                 monitor.step()
             count += 1
         if with_monitor:
             monitor.flush()  # what it has in hand must not slow the other's turn
-        return (time.perf_counter() - begun) / count
+        return (np.array([time.perf_counter(), time.process_time()]) - begun) / count
 
-    pairs: list[tuple[float, float]] = []
+    pairs = []
     begun = time.perf_counter()
     while time.perf_counter() - begun < seconds:
         first = bool(len(pairs) % 2)
         one, two = turn(with_monitor=first), turn(with_monitor=not first)
         pairs.append((two, one) if first else (one, two))
     took = time.perf_counter() - begun
-    without = statistics.mean(a for a, _ in pairs)
-    extra = [(b - a) / without for a, b in pairs]
-    with_it = sum(b for _, b in pairs) / sum(a + b for a, b in pairs)
+    without, with_it = np.array(pairs).swapaxes(0, 1)  # each (pairs, 2)
+    extra = (with_it - without) / without.mean(axis=0)
+    ratio, error = 1 + extra.mean(axis=0), extra.std(axis=0, ddof=1) / math.sqrt(len(pairs))
     found = {
-        "step": without,
-        "ratio": 1 + statistics.mean(extra),
-        "error": statistics.stdev(extra) / math.sqrt(len(pairs)),
-        "own": monitor.overhead / with_it,
+        "step": without[:, 0].mean(),
+        "ratio": ratio[0],
+        "error": error[0],
+        "cpu": ratio[1],
+        "cpu_error": error[1],
+        "own": monitor.overhead / (with_it.sum() / (with_it.sum() + without.sum())),
         "readings": len(monitor.history),
         "layers": len(monitor.parameters),
         "seconds": took,
