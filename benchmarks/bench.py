@@ -318,7 +318,7 @@ def monitor(**_: object) -> Rows:
     rows = []
     for model in ("mlp3", "gpt", "resnet"):
         for how in ((), ("background",)):
-            command = [sys.executable, script, model, "90", "0.01", *how]
+            command = [sys.executable, script, model, "120", "0.01", *how]
             found: dict[str, Any] = json.loads(subprocess.check_output(command))
             rows.append(
                 {
@@ -329,7 +329,7 @@ def monitor(**_: object) -> Rows:
                     "clock, with / without": f"{found['ratio']:.3f} ± {2 * found['error']:.3f}",
                     "its own account": f"{found['own']:.2%}",
                     "layers": found["layers"],
-                    "readings in 45 s": found["readings"],
+                    "readings in a minute": found["readings"],
                 }
             )
     return rows
