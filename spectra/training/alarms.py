@@ -21,7 +21,7 @@ class Alarms:
     Parameters
     ----------
     rules : AlarmRules, optional
-    stop_on : iterable of str
+    stop_on : str or iterable of str
         Kinds for which `should_stop` becomes true; none when left out.
 
     Raises
@@ -47,10 +47,11 @@ class Alarms:
     (['fc: holds 2 NaN, at its first reading, step 7; go back to the last sound checkpoint'], True)
     """
 
-    def __init__(self, rules: AlarmRules | None = None, stop_on: Iterable[str] = ()) -> None:
+    def __init__(self, rules: AlarmRules | None = None, stop_on: str | Iterable[str] = ()) -> None:
         self.rules = AlarmRules() if rules is None else rules
         kinds = [kind.value for kind in AlarmKind]
-        for name in (stop_on := tuple(stop_on)):
+        stop_on = (stop_on,) if isinstance(stop_on, str) else tuple(stop_on)
+        for name in stop_on:
             if name not in kinds:
                 raise unknown_name(name, "kind of alarm", kinds)
         self.stop_on = frozenset(AlarmKind(name) for name in stop_on)

@@ -4,6 +4,7 @@ What is scheduled and what is applied are kept apart: before the scheduler steps
 it left, afterwards each layer's rate is its multiplier times what was scheduled.
 """
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -17,6 +18,8 @@ from spectra.training.scaling import ScaledValues
 
 if TYPE_CHECKING:
     from torch import nn
+
+logger = logging.getLogger(__name__)
 
 
 class _Layerwise:
@@ -33,11 +36,17 @@ class _Layerwise:
         rule: LayerRule,
         layers: str | Sequence[str] = (),
         exclude: str | Sequence[str] = (),
+        saves_scheduler: bool = False,
     ) -> None:
+        if not isinstance(rule, LayerRule):
+            raise SelectionError(
+                "E_OPTION", "rule", f"is {rule!r}", "give a LayerRule, such as TEMPBALANCE"
+            )
         self.rule = rule
         self._model = model
         self._optimizer = optimizer
         self._scheduler = scheduler
+        self._saves_scheduler = saves_scheduler and scheduler is not None
         chosen = {layer.name for layer in layers_of(model, layers=layers, exclude=exclude)}
         every = layers_of(model)
         self._parameters: dict[str, list[nn.Parameter]] = {layer.name: [] for layer in every}
@@ -49,6 +58,7 @@ class _Layerwise:
         self._groups = places_of(optimizer, self._parameters, chosen)
         self._layers = tuple(layer for layer in every if layer.name in self._groups)
         self._known = {name: layer.name for layer in every for name in (layer.name, *layer.parts)}
+        self._told = False
         self._steps = 0
         self._since = 0
         self._alphas: dict[str, float] = {}
@@ -114,6 +124,16 @@ class _Layerwise:
         self._alphas = {
             name: found[name] for name in told if is_exponent(found.get(name, math.nan))
         }
+        if len(self._alphas) < 2 <= len(self._layers) and not self._told:
+            self._told = True
+            logger.warning(
+                "%s: %d of %d layers have an exponent (the rule asks for %d eigenvalues at least):"
+                " with fewer than two, no layer differs from another",
+                type(self).__name__,
+                len(self._alphas),
+                len(self._layers),
+                self.rule.min_eigenvalues,
+            )
         shares = multipliers(self._alphas, self.rule)
         self._start = self.multipliers
         self._target = dict.fromkeys(self._groups, 1.0) | shares
@@ -143,8 +163,12 @@ class _Layerwise:
             self.update()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all that a run needs to go on with the same rates: plain numbers by layer."""
-        return {
+        """Return all that a run needs to go on with the same rates: plain numbers by layer.
+
+        And the scheduler's own state, which may hold tensors, if this controller is to save it.
+        """
+        theirs = {"scheduler": self._scheduler.state_dict()} if self._saves_scheduler else {}
+        return theirs | {
             "steps": self._steps,
             "since": self._since,
             "alphas": dict(self._alphas),
@@ -163,9 +187,13 @@ class _Layerwise:
         """
         tables = ("start", "target", "scheduled")
         expected = {"steps", "since", "alphas", *tables}
+        if self._saves_scheduler:
+            expected.add("scheduler")
         if set(state) != expected or any(set(state[t]) != set(self._groups) for t in tables):
             reason = f"it is no state of a controller of these {len(self._groups)} layers"
             raise SelectionError("E_STATE", "state", reason, "load what state_dict() returned")
+        if self._saves_scheduler:
+            self._scheduler.load_state_dict(state["scheduler"])
         self._steps, self._since = int(state["steps"]), int(state["since"])
         self._alphas, self._start = dict(state["alphas"]), dict(state["start"])
         self._target = dict(state["target"])
@@ -226,6 +254,8 @@ class LayerwiseLR(_Layerwise):
         Glob patterns on names, as for ``spectra.analyze``. Embeddings, heads, frozen and small layers
         have no say whatever the patterns. The papers' programs also leave out the first layer they
         meet: ``exclude="conv1"``.
+    saves_scheduler : bool, default: False
+        Make the scheduler's state part of this one's, for trainers that save only what they step.
 
     Raises
     ------
@@ -269,8 +299,17 @@ class LayerwiseLR(_Layerwise):
         rule: LayerRule = TEMPBALANCE,
         layers: str | Sequence[str] = (),
         exclude: str | Sequence[str] = (),
+        saves_scheduler: bool = False,
     ) -> None:
-        super().__init__(model, optimizer, scheduler, rule=rule, layers=layers, exclude=exclude)
+        super().__init__(
+            model,
+            optimizer,
+            scheduler,
+            rule=rule,
+            layers=layers,
+            exclude=exclude,
+            saves_scheduler=saves_scheduler,
+        )
 
     def step(self, *arguments: Any, rate: float | None = None) -> None:  # noqa: ANN401 - the scheduler's
         """Step the scheduler, if there is one, and apply the multipliers to what it says.
@@ -367,3 +406,9 @@ class LayerwiseDecay(_Layerwise):
     def step(self) -> None:
         """Count a step of the optimizer, move along a ramp, and measure where the rule says so."""
         self._step()
+
+    def _check_optimizer(self) -> None:
+        super()._check_optimizer()
+        if not any(group[self.key] for group in self._optimizer.param_groups):
+            subject, reason = type(self._optimizer).__name__, "weight_decay is 0 in every group"
+            raise SelectionError("E_OPTIMIZER", subject, reason, "give it some to multiply")

@@ -1,8 +1,12 @@
 """The processes of ``torch.distributed``, which tell each other what they read on the CPU."""
 
+import contextlib
 import datetime
+import logging
 import pickle
 import re
+import threading
+from collections.abc import Iterator
 from typing import NoReturn, TypeVar
 
 import torch
@@ -13,10 +17,19 @@ from spectra.training.world import CALLS
 
 T = TypeVar("T")
 
-TIMEOUT = datetime.timedelta(minutes=30)
-"""How long a process is waited for: one may be writing a checkpoint, or solving a large layer."""
+logger = logging.getLogger(__name__)
+
+TIMEOUT = 1800.0
+"""Seconds that a process is waited for: one may be writing a checkpoint, or solving a large layer."""
+
+PATIENCE = 30.0
+"""Seconds after which a process that still waits says so."""
 
 GATHER_UP_TO = 2**30
+ALIKE = (
+    "every process must make the monitor and call step(), measure(), flush() and close() alike; to watch"
+    " on one process alone, pass world=Alone()"
+)
 WIDTH = 4  # numbers that processes say at a meeting, and the call
 
 
@@ -25,8 +38,8 @@ class Group:
 
     Parameters
     ----------
-    timeout : datetime.timedelta, default: 30 minutes
-        How long a process is waited for at a call.
+    timeout : float, default: 1800
+        Seconds that a process is waited for at a call. After 30 of them a warning says so.
     gather_up_to : int, default: 1 GiB
         Bytes up to which a tall matrix that is cut by rows is gathered, and read to the last bit as
         in one process. Of larger ones only the Gram matrices are summed: readings then agree to
@@ -38,9 +51,7 @@ class Group:
         ``E_GLOO`` if this torch was built without gloo; ``E_ALONE`` if not every process is here.
     """
 
-    def __init__(
-        self, timeout: datetime.timedelta = TIMEOUT, gather_up_to: int = GATHER_UP_TO
-    ) -> None:
+    def __init__(self, timeout: float = TIMEOUT, gather_up_to: int = GATHER_UP_TO) -> None:
         if not distributed.is_gloo_available():
             raise DistributedError(
                 "E_GLOO", "torch.distributed", "has no gloo", "watch with world=Alone() on one rank"
@@ -50,7 +61,10 @@ class Group:
         self._timeout = timeout
         self._failed: DistributedError | None = None
         try:
-            self._group = distributed.new_group(backend="gloo", timeout=timeout)
+            with self._impatient("new"):
+                self._group = distributed.new_group(
+                    backend="gloo", timeout=datetime.timedelta(seconds=timeout)
+                )
         except RuntimeError as error:
             self._stop("new", error)
 
@@ -82,23 +96,42 @@ class Group:
             raise self._failed  # the group is of no use any more, and nobody is waited for again
         received = [torch.empty_like(mine) for _ in range(self.size)]
         try:
-            distributed.all_gather(received, mine, group=self._group)
+            with self._impatient(call):
+                distributed.all_gather(received, mine, group=self._group)
         except RuntimeError as error:
             self._stop(call, error)
         return received
+
+    @contextlib.contextmanager
+    def _impatient(self, call: str) -> Iterator[None]:
+        """Say so if this takes long: the timeout is far, and a process that waits looks hung."""
+        timer = threading.Timer(
+            PATIENCE,
+            logger.warning,
+            (
+                "SpectralMonitor on process %d, in %s, waits for other processes since %g s, and will "
+                "for %g s: %s",
+                *(self.rank, call, PATIENCE, self._timeout, ALIKE),
+            ),
+        )
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
 
     def _stop(self, call: str, why: RuntimeError | str) -> NoReturn:
         reason = (
             why
             if isinstance(why, str)
-            else f"a process is gone, or did not come within {self._timeout} ({_first(why)})"
+            else f"a process is gone, or did not come within {self._timeout:g} s ({_first(why)})"
         )
         self._failed = DistributedError(
             "E_ALONE",
             f"SpectralMonitor on process {self.rank}, in {call}",
             reason,
-            "every process must make the monitor and call step(), measure(), flush() and close() alike;"
-            " to watch on one process alone, pass world=Alone()",
+            ALIKE,
         )
         raise self._failed from (why if isinstance(why, RuntimeError) else None)
 

@@ -27,6 +27,11 @@ class HistoryFile:
     path : path, optional
         A file of JSON lines, made with its folder where they are missing; nothing is written when
         left out. What such a file holds already is gone on from: see `begin` and `resume`.
+
+    Raises
+    ------
+    CheckpointError
+        ``E_WRITE`` if it cannot be written, ``E_HISTORY`` if it holds anything else.
     """
 
     def __init__(self, path: str | Path | None = None) -> None:
@@ -36,8 +41,10 @@ class HistoryFile:
         self._file: FileIO | None = None
         self._size = 0
         self._unwritten = b""
-        if self.path is not None and self.path.exists():
-            self.hold(load(self.path))
+        if self.path is None:
+            return
+        _check_writable(self.path)  # told now, and not when the first reading comes
+        self.hold(load(self.path))
 
     def begin(self, step: int) -> None:
         """Keep what was read before `step`: the run is about to take it, for the first time or again.
@@ -79,8 +86,6 @@ class HistoryFile:
         self.hold(readings)
         if self.path is None:
             return
-        with contextlib.suppress(OSError):  # told by the write
-            self.path.parent.mkdir(parents=True, exist_ok=True)
         text = _lines(readings)
         write_file(self.path, text)
         self._file = self.path.open("r+b", buffering=0)
@@ -152,6 +157,17 @@ def to_arrow(readings: Sequence[Reading]) -> "pa.Table":
     rows = [reading.to_row() for reading in readings]
     columns = list(dict.fromkeys(name for row in rows for name in row))
     return arrow.table({name: [row.get(name) for row in rows] for name in columns})
+
+
+def _check_writable(path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.open("ab").close()
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise CheckpointError(
+            "E_WRITE", str(path), f"cannot be written ({reason})", "choose another place"
+        ) from error
 
 
 def _lines(readings: Iterable[Reading]) -> bytes:

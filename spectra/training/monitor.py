@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from spectra import analysis, conventions, engine
 from spectra.engine import lapack
-from spectra.errors import SelectionError, unknown_name
+from spectra.errors import CheckpointError, SelectionError
 from spectra.inventory import as_tuple, take_stock
 from spectra.records import Kind, Status
 from spectra.sources import layouts, open_source, shards
 from spectra.training.history import HistoryFile
 from spectra.training.live import live
+from spectra.training.options import check
 from spectra.training.reader import Reader
-from spectra.training.readings import SUBJECTS, Reading, Subject
+from spectra.training.readings import Reading, Subject
 from spectra.training.schedule import Schedule
 from spectra.training.taking import Content, Taken, Taker, sized
 from spectra.training.tracking import Alarm
@@ -54,9 +55,6 @@ METRICS_READ = (
     "erg_gap",
     "delta_lambda_min",
 )
-OVERHEAD = 5e-3
-"""Seconds a layer is thought to cost beside its decompositions: the fit and its bootstrap."""
-
 IN_HAND = 4
 """Layers copied and not yet solved, at most: what the background may hold of memory."""
 
@@ -154,17 +152,25 @@ class SpectralMonitor:
         on_alarm: Callable[[Alarm], None] | None = None,
         world: World | None = None,
     ) -> None:
-        if every < 1 or (budget is not None and not 0 < budget < 1):
+        check(
+            every=every,
+            watch=watch,
+            metrics=metrics,
+            budget=budget,
+            traps=traps,
+            estimator=estimator,
+            replicates=replicates,
+            alarms=alarms,
+            on_alarm=on_alarm,
+        )
+        if isinstance(model, str | Path | Mapping):
             raise SelectionError(
-                "E_OPTION",
-                "every" if every < 1 else "budget",
-                f"is {every if every < 1 else budget}",
-                "`every` is a number of steps, `budget` a share of time between 0 and 1, or None",
+                "E_MODEL",
+                "SpectralMonitor",
+                f"watches a live model, not a {type(model).__name__}",
+                "spectra.analyze reads files and state dicts",
             )
         self.watch: tuple[Subject, ...] = as_tuple(watch)  # type: ignore[assignment]
-        for subject in self.watch:
-            if subject not in SUBJECTS:
-                raise unknown_name(subject, "subject", SUBJECTS)
         self._reader = Reader(
             conventions.named(convention), estimator, tuple(metrics), traps, seed, replicates
         )
@@ -203,9 +209,10 @@ class SpectralMonitor:
             matrix.tensor if self._taker.is_sharded(position) else position
             for position, matrix in enumerate(self._matrices)
         ]
-        costs = [OVERHEAD + (1 + traps) * engine.seconds(matrix) for matrix in self._matrices]
+        costs = [self._reader.foreseen(matrix) for matrix in self._matrices]
+        slowness = self._reader.warm_up()
         self._schedule = Schedule(
-            costs,
+            [slowness * cost for cost in costs],
             every,
             budget,
             share_out(costs, self._world.size, self._held, self._taker.homes),
@@ -219,11 +226,11 @@ class SpectralMonitor:
         self._on_alarm = on_alarm or (_log if self._world.rank == 0 else _ignore)
         self._step = 0
         self._began = False
+        self._closed = False
         self._history = HistoryFile()
         first = [(name, m.shape) for name, m in zip(self._names, self._matrices, strict=True)]
         watched = (first, self._held, self.watch, every, background)
         join(self._world, watched, lambda: self._open(history if self._world.rank == 0 else None))
-        self._reader.warm_up()
         self._elapsed_before = 0.0
         self._clock: float | None = None
 
@@ -233,11 +240,12 @@ class SpectralMonitor:
         Parameters
         ----------
         step : int, optional
-            Its number; counted from one when left out. A number that was said before is passed over.
+            Its number; counted from one when left out. A number that was said before is passed over, as
+            are steps after `close`.
         """
         begun = time.perf_counter()
         number = self._step + 1 if step is None else step
-        if self._began and number <= self._step:
+        if self._closed or (self._began and number <= self._step):
             return ()
         self._begin(number, begun)
         elapsed = self._elapsed(begun)
@@ -306,6 +314,7 @@ class SpectralMonitor:
             self.flush()
         return {
             "version": 1,
+            "layers": list(self._names),
             "step": self._step,
             "elapsed": self._elapsed(time.perf_counter()),
             "n_readings": len(self._history.readings),
@@ -320,8 +329,20 @@ class SpectralMonitor:
         Raises
         ------
         CheckpointError
-            ``E_HISTORY`` if the history file is not that of the saved run.
+            ``E_STATE`` if it is no state of a monitor of these layers, ``E_HISTORY`` if the history
+            file is not that of the saved run.
         """
+        if not isinstance(state, Mapping) or state.get("version") != 1:
+            raise CheckpointError(
+                "E_STATE", "state", "is not one of a monitor", "load what state_dict() returned"
+            )
+        if (theirs := list(state["layers"])) != self._names:
+            raise CheckpointError(
+                "E_STATE",
+                "state",
+                f"is that of a monitor of other layers, {len(theirs)}; here are {len(self._names)}",
+                "watch the same layers of the same model, or begin a new history",
+            )
         self._step = int(state["step"])
         self._world.meet("load_state_dict")
         count = int(state["n_readings"])
@@ -371,6 +392,7 @@ class SpectralMonitor:
         self._history = HistoryFile(history)
 
     def _let_go(self) -> None:
+        self._closed = True
         if self._worker:
             self._worker.shutdown()
         self._history.close()

@@ -7,14 +7,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from spectra import analysis, engine, tails
+from spectra import analysis, engine
 from spectra import traps as correlation_traps
 from spectra.conventions import Convention
-from spectra.errors import unknown_name
 from spectra.metrics import METRICS, Metric
 from spectra.records import Finding, Matrix, Status
 from spectra.training.readings import Reading, Subject
 from spectra.training.taking import Content
+
+OVERHEAD = 5e-3
+"""Seconds a layer is thought to cost beside its decompositions: the fit and its bootstrap."""
 
 JUDGED_BY = ("alpha", "ks", "n_tail", "rank_loss", "n_spikes")
 """Metrics that findings and verdicts are made of: computed whatever was asked for."""
@@ -30,13 +32,6 @@ class Reader:
     traps: int
     seed: int
     replicates: int
-
-    def __post_init__(self) -> None:
-        for name in self.metrics:
-            if name not in METRICS:
-                raise unknown_name(name, "metric", tuple(METRICS))
-        if self.estimator not in tails.ESTIMATORS:
-            raise unknown_name(self.estimator, "estimator", tuple(tails.ESTIMATORS))
 
     @property
     def _computed(self) -> Mapping[str, Metric]:
@@ -86,11 +81,22 @@ class Reader:
             seconds=time.perf_counter() - begun,
         )
 
-    def warm_up(self) -> None:
-        """Solve something small: what is imported and set up on first use is not the run's to pay."""
-        matrix = Matrix("", "", "linear", (64, 48), "float64", 0, 64, 48)
-        outcome = engine.solve(matrix, np.random.default_rng(0).standard_normal((1, 64, 48)))
-        analysis.layer_report(matrix, outcome, self.rules, self.estimator, self._computed)
+    def warm_up(self) -> float:
+        """Read something small, twice: what is set up on first use is not the run's to pay.
+
+        Returns
+        -------
+        float
+            Seconds of the second time over those foreseen: how slow this machine is, 1 at least.
+        """
+        matrix = Matrix("", "", "linear", (128, 96), "float64", 0, 128, 96)
+        stack = np.random.default_rng(0).standard_normal((1, 128, 96))
+        took = [self.reading(matrix, "", 0, "weight", 0, stack).seconds for _ in range(2)]
+        return max(1.0, took[-1] / self.foreseen(matrix))
+
+    def foreseen(self, matrix: Matrix) -> float:
+        """Return the seconds that reading a layer is thought to take."""
+        return OVERHEAD + (1 + self.traps) * engine.seconds(matrix)
 
 
 def _outcome(matrix: Matrix, content: Content) -> engine.Outcome:

@@ -6,11 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias, get_args
 
-from spectra.errors import CheckpointError
+from spectra.errors import CheckpointError, unknown_name
+from spectra.metrics import METRICS
 from spectra.records import Finding, Kind, Status, Value, Verdict
 
 Subject: TypeAlias = Literal["weight", "update", "gradient"]
 SUBJECTS: tuple[Subject, ...] = get_args(Subject)
+KNOWN = (*METRICS, "n_traps", "trap_p", "trap_size")
+"""What a reading may hold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +33,8 @@ class Reading:
     status : Status
         ``ok``, or why there are no numbers; `reason` says it in words.
     values : Mapping[str, float]
-        Metrics by name, all NaN unless ``status`` is ``ok``.
+        Metrics by name, all NaN unless ``status`` is ``ok``. ``reading[metric]`` is NaN for those that
+        were not asked for.
     warnings : tuple of Finding
     verdict : Verdict
     span : int
@@ -61,6 +65,8 @@ class Reading:
     seconds: float = 0.0
 
     def __getitem__(self, metric: str) -> Value:
+        if metric not in self.values and metric not in KNOWN:
+            raise unknown_name(metric, "metric", tuple(dict.fromkeys((*self.values, *KNOWN))))
         return self.values.get(metric, math.nan)
 
     def to_row(self) -> dict[str, Any]:

@@ -128,9 +128,16 @@ class Schedule:
 
     def state(self) -> dict[str, Any]:
         """Return where the round stands, as plain values."""
-        return {"next_round": self.next_round, "cursor": self.cursor, "spent": self.spent}
+        return {
+            "next_round": self.next_round,
+            "cursor": self.cursor,
+            "spent": self.spent,
+            "costs": [self.measured.get(position) for position in range(len(self.predicted))],
+        }
 
     def resume(self, state: Mapping[str, Any]) -> None:
         """Go on where `state` says."""
         self.next_round, self.cursor = int(state["next_round"]), state["cursor"]
         self.spent = float(state["spent"])
+        costs = enumerate(state["costs"])
+        self.measured = {position: float(cost) for position, cost in costs if cost is not None}

@@ -9,8 +9,9 @@ from typing import Any, Unpack
 
 from spectra import extras
 from spectra.errors import CheckpointError
-from spectra.training.adapters.watched_run import MonitorOptions, WatchedRun
+from spectra.training.adapters.watched_run import WatchedRun
 from spectra.training.monitor import SpectralMonitor
+from spectra.training.options import MonitorOptions
 from spectra.training.readings import Reading
 from spectra.training.scalars import SHOWN, scalars
 from spectra.writing import write_file

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from spectra import extras
 from spectra.errors import SelectionError
-from spectra.training.adapters.watched_run import MonitorOptions, WatchedRun
+from spectra.training.adapters.watched_run import WatchedRun
 from spectra.training.monitor import SpectralMonitor
+from spectra.training.options import MonitorOptions
 from spectra.training.scalars import SHOWN
 
 extras.require("transformers", "transformers", "watch its Trainer")

@@ -3,40 +3,19 @@
 import inspect
 import logging
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
-from spectra.errors import unknown_name
 from spectra.training import history as histories
-from spectra.training.monitor import Judge, SpectralMonitor
-from spectra.training.readings import Subject
+from spectra.training.monitor import SpectralMonitor
+from spectra.training.options import MonitorOptions, check
 from spectra.training.scalars import SHOWN, scalars
-from spectra.training.tracking import Alarm
 
 if TYPE_CHECKING:
     from torch import nn
 
 logger = logging.getLogger(__name__)
-
-
-class MonitorOptions(TypedDict, total=False):
-    """What a callback hands on to ``SpectralMonitor``; see there."""
-
-    every: int
-    layers: str | Sequence[str]
-    exclude: str | Sequence[str]
-    watch: Subject | Sequence[Subject]
-    metrics: Sequence[str]
-    budget: float | None
-    background: bool
-    traps: int
-    convention: str
-    estimator: str
-    seed: int
-    replicates: int
-    alarms: Judge | None
-    on_alarm: Callable[[Alarm], None] | None
 
 
 EVERY: int = inspect.signature(SpectralMonitor).parameters["every"].default
@@ -79,10 +58,8 @@ class WatchedRun:
         drawn: Sequence[str] = SHOWN,
         **options: Unpack[MonitorOptions],
     ) -> None:
-        for name in options:
-            if name not in MonitorOptions.__annotations__:
-                raise unknown_name(name, "option", tuple(MonitorOptions.__annotations__))
-        scalars((), prefix=prefix, metrics=drawn)  # a slip is told now, not at the first step
+        check(**options)  # a slip is told now, not at the first step
+        scalars((), prefix=prefix, metrics=drawn)
         self.prefix = prefix
         self.monitor: SpectralMonitor | None = None
         self.is_running = False

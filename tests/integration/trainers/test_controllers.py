@@ -12,21 +12,6 @@ from tests.integration.trainers.test_transformers import Killed, language_model,
 RULE = dataclasses.replace(TEMPBALANCE, every=4, min_eigenvalues=20)
 
 
-class Controlled(LayerwiseLR):
-    """The recipe: the Trainer saves what it steps, and so must find the schedule there too."""
-
-    def __init__(self, model, optimizer, scheduler, **options):
-        super().__init__(model, optimizer, scheduler, **options)
-        self.scheduler = scheduler
-
-    def state_dict(self):
-        return super().state_dict() | {"scheduler": self.scheduler.state_dict()}
-
-    def load_state_dict(self, state):
-        self.scheduler.load_state_dict(state["scheduler"])
-        super().load_state_dict({k: v for k, v in state.items() if k != "scheduler"})
-
-
 class Rates(TrainerCallback):
     def __init__(self):
         self.seen = {}
@@ -39,7 +24,7 @@ def run(folder, *callbacks, resume=False):
     model = language_model()
     optimizer = torch.optim.AdamW(parameter_groups(model), lr=1e-2)
     schedule = get_linear_schedule_with_warmup(optimizer, 2, 12)
-    control = Controlled(model, optimizer, schedule, rule=RULE)
+    control = LayerwiseLR(model, optimizer, schedule, rule=RULE, saves_scheduler=True)
     rates = Rates()
     trainer = trainer_of(
         folder,

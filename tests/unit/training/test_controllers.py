@@ -507,3 +507,26 @@ def test_a_state_of_other_layers_is_refused():
     for state in ({}, LayerwiseLR(model, sgd(model)).state_dict()):
         with pytest.raises(SelectionError, match="no state of a controller"):
             control.load_state_dict(state)
+
+
+def test_a_controller_that_cannot_differ_says_so_once(caplog):
+    model = nn.Sequential(nn.Linear(96, 64), nn.Linear(64, 48))  # the second is below the rule's 50
+    control = LayerwiseLR(model, torch.optim.SGD(parameter_groups(model), lr=0.1))
+    control.update()
+    control.update()
+    assert [record.message.partition(" (")[0] for record in caplog.records] == [
+        "LayerwiseLR: 1 of 2 layers have an exponent"
+    ]
+
+
+def test_no_decay_in_any_group_is_refused():
+    model = nn.Sequential(nn.Linear(96, 64), nn.Linear(64, 48))
+    optimizer = torch.optim.SGD(parameter_groups(model), lr=0.1, weight_decay=0)
+    with pytest.raises(SelectionError, match="0 in every group"):
+        LayerwiseDecay(model, optimizer)
+
+
+def test_a_rule_is_a_rule():
+    model = nn.Sequential(nn.Linear(96, 64), nn.Linear(64, 48))
+    with pytest.raises(SelectionError, match="give a LayerRule"):
+        LayerwiseLR(model, torch.optim.SGD(parameter_groups(model), lr=0.1), rule="tempbalance")

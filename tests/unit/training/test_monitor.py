@@ -388,7 +388,14 @@ def test_the_same_step_said_twice_is_passed_over():
         ({"watch": "weights"}, "weights"),
         ({"layers": "nothing*"}, "matches none"),
         ({"budget": 1.5}, "share of time"),
-        ({"every": 0}, "number of steps"),
+        ({"budget": "much"}, "share of time"),
+        ({"every": 0}, "1 or more"),
+        ({"every": 2.5}, "whole number"),
+        ({"every": True}, "whole number"),
+        ({"traps": -1}, "0 or more"),
+        ({"watch": ()}, "give some of"),
+        ({"alarms": True}, "Alarms"),
+        ({"on_alarm": 5}, "function"),
         ({"estimator": "hil"}, "hil"),
     ],
 )
@@ -485,3 +492,58 @@ def test_a_layer_that_turns_into_nan_stops_a_run_that_asked_for_it():
     monitor.step()
     assert alarms.should_stop
     assert [(alarm.kind, alarm.since) for alarm in told] == [(AlarmKind.NON_FINITE, 2)]
+
+
+@pytest.mark.parametrize("state", [{}, {"foo": 1}, None, perceptron().state_dict()])
+def test_what_is_no_state_is_refused(state):
+    with pytest.raises(CheckpointError, match="load what state_dict"):
+        SpectralMonitor(perceptron(), budget=None).load_state_dict(state)
+
+
+def test_the_state_of_another_model_is_refused_and_the_history_left_alone(tmp_path):
+    path = tmp_path / "history.jsonl"
+    monitor = SpectralMonitor(perceptron(), budget=None, history=path)
+    monitor.step()
+    monitor.close()
+    before = path.read_bytes()
+    other = SpectralMonitor(nn.Sequential(nn.Linear(40, 50)), budget=None, history=path)
+    with pytest.raises(CheckpointError, match="other layers"):
+        other.load_state_dict(monitor.state_dict())
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("what", ["model.pt", perceptron().state_dict()])
+def test_what_does_not_live_is_not_watched(what):
+    with pytest.raises(SelectionError, match="live model"):
+        SpectralMonitor(what)
+
+
+def test_a_history_that_cannot_be_written_is_told_at_once(tmp_path):
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "file" / "history.jsonl", tmp_path):
+        with pytest.raises(CheckpointError, match="cannot be written"):
+            SpectralMonitor(perceptron(), history=path)
+
+
+def test_after_closing_no_step_is_read():
+    monitor = SpectralMonitor(perceptron(), every=1, budget=None)
+    assert monitor.step()
+    monitor.close()
+    assert monitor.step() == ()
+
+
+def test_a_metric_that_does_not_exist_is_no_number_of_a_reading():
+    reading = Reading(9, "fc", "weight", "linear", 64, 48, 48, values={"alpha": 2.0})
+    assert math.isnan(reading["stable_rank"])  # not asked for
+    assert math.isnan(reading["trap_p"])
+    with pytest.raises(SelectionError, match="alpha"):
+        reading["alfa"]
+
+
+def test_a_resumed_run_knows_what_layers_cost():
+    monitor = SpectralMonitor(perceptron(), every=1, budget=None)
+    monitor.step()
+    again = SpectralMonitor(perceptron(), every=1, budget=None)
+    again.load_state_dict(json.loads(json.dumps(monitor.state_dict())))
+    assert again._schedule.measured == monitor._schedule.measured
+    assert set(again._schedule.measured) == {0, 1}
