@@ -220,6 +220,7 @@ class SpectralMonitor:
         self._worker = ThreadPoolExecutor(1, "spectra-monitor") if background else None
         self._pending: deque[_InHand] = deque()
         self._costs: list[tuple[int, float]] = []  # not told yet
+        self._waited = 0.0  # for the others, when they last agreed
         self._unheard = 0  # layers that any process has taken and has not told of
         self._on_cpu = opened.on_cpu
         self.alarms = alarms
@@ -243,11 +244,15 @@ class SpectralMonitor:
             Its number; counted from one when left out. A number that was said before is passed over, as
             are steps after `close`.
         """
-        begun = time.perf_counter()
         number = self._step + 1 if step is None else step
         if self._closed or (self._began and number <= self._step):
             return ()
-        self._begin(number, begun)
+        if not self._began:
+            self._begin(number)
+        begun = time.perf_counter()
+        if self._clock is None:
+            self._clock = begun
+        self._step = number
         elapsed = self._elapsed(begun)
         if self._world.size == 1 and not self._is_ready() and self._schedule.waits(number, elapsed):
             return ()  # as at nearly every step: this must cost next to nothing
@@ -257,14 +262,18 @@ class SpectralMonitor:
             return ()  # as every process knows by itself
         due = self._schedule.due(number, elapsed, [one.position for one in self._pending])
         stop = due.start if len(self._pending) >= IN_HAND else due.stop
-        stop, any_ready = agree(self._world, number, stop, ready=self._is_ready())
+        asked = time.perf_counter()
+        stop, any_ready, toll = agree(
+            self._world, number, stop, ready=self._is_ready(), waited=self._waited
+        )
+        self._waited = time.perf_counter() - asked
         due = range(due.start, stop)
         readings: tuple[Reading, ...] = ()
         if due or any_ready:
             with self._few_threads():
                 read = self._read(due)
             readings = self._tell([*self._ready(), *read])
-        self._schedule.done(due, time.perf_counter() - begun)
+        self._schedule.done(due, time.perf_counter() - begun - self._waited + toll)
         return readings
 
     def measure(self) -> tuple[Reading, ...]:
@@ -404,15 +413,11 @@ class SpectralMonitor:
         limit: AbstractContextManager[object] = lapack.controller().limit(limits=1, user_api="blas")
         return limit
 
-    def _begin(self, number: int, now: float) -> None:
-        if not self._began:
-            self._world.meet("begin")
-            follow_the_first(self._world, self._history, lambda: self._history.begin(number))
-            self._taker.warn_of_strangers(self._names)
-            self._began = True
-        if self._clock is None:
-            self._clock = now
-        self._step = number
+    def _begin(self, number: int) -> None:
+        self._world.meet("begin")
+        follow_the_first(self._world, self._history, lambda: self._history.begin(number))
+        self._taker.warn_of_strangers(self._names)
+        self._began = True
 
     def _elapsed(self, now: float) -> float:
         return self._elapsed_before + (0.0 if self._clock is None else now - self._clock)
