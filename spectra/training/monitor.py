@@ -245,7 +245,8 @@ class SpectralMonitor:
             are steps after `close`.
         """
         number = self._step + 1 if step is None else step
-        if self._closed or (self._began and number <= self._step):
+        before = self._step if self._began else number - 1
+        if self._closed or number <= before:
             return ()
         if not self._began:
             self._begin(number)
@@ -256,7 +257,7 @@ class SpectralMonitor:
         elapsed = self._elapsed(begun)
         if self._world.size == 1 and not self._is_ready() and self._schedule.waits(number, elapsed):
             return ()  # as at nearly every step: this must cost next to nothing
-        if not self._schedule.is_tick(number, self._world.size) or _is_capturing():
+        if not self._schedule.is_tick(before, number, self._world.size) or _is_capturing():
             return ()
         if self._schedule.rests(number) and not self._unheard:
             return ()  # as every process knows by itself

@@ -121,10 +121,13 @@ class Schedule:
         before = self.measured.get(position, seconds)
         self.measured[position] = before + SMOOTHING * (seconds - before)
 
-    def is_tick(self, step: int, n_processes: int) -> bool:
-        """Tell whether layers may be read at this step: any, but where processes must agree."""
+    def is_tick(self, before: int, step: int, n_processes: int) -> bool:
+        """Tell whether layers may be read at this step: any, but where processes must agree.
+
+        Steps may be said with gaps: a tick is the first at or after each `stride`-th, which `before` tells.
+        """
         stride = 1 if n_processes == 1 else max(1, self.every // ROUND_SHARE)
-        return step % stride == 0
+        return step // stride > before // stride
 
     def state(self) -> dict[str, Any]:
         """Return where the round stands, as plain values."""

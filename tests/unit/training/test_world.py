@@ -268,3 +268,11 @@ def test_who_waits_for_one_that_is_late_has_spent_nothing_on_reading():
         return monitor.overhead
 
     assert max(in_threads(2, watch)) < 0.5
+
+
+def test_steps_whose_numbers_leave_gaps_are_read_at_too():
+    def watch(world):
+        monitor = SpectralMonitor(deep(), every=80, budget=None, world=world, replicates=0)
+        return [step for step in range(7, 330, 8) if monitor.step(step)]  # none a multiple of 4
+
+    assert in_threads(2, watch) == [[15, 87, 167, 247, 327]] * 2
