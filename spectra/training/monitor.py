@@ -359,6 +359,10 @@ class SpectralMonitor:
         follow_the_first(
             self._world, self._history, lambda: self._history.resume(count, self._step)
         )
+        for one in self._pending:  # of steps that will be taken again
+            one.future.cancel()
+        self._pending.clear()
+        self._costs, self._unheard = [], 0
         self._schedule.resume(state["schedule"])
         frozen = set(state["frozen"])
         self._taker.frozen_read = {i for i, name in enumerate(self._names) if name in frozen}

@@ -141,6 +141,6 @@ class Schedule:
     def resume(self, state: Mapping[str, Any]) -> None:
         """Go on where `state` says."""
         self.next_round, self.cursor = int(state["next_round"]), state["cursor"]
-        self.spent = float(state["spent"])
+        self.spent, self.affordable = float(state["spent"]), 0.0
         costs = enumerate(state["costs"])
         self.measured = {position: float(cost) for position, cost in costs if cost is not None}

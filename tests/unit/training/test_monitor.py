@@ -547,3 +547,28 @@ def test_a_resumed_run_knows_what_layers_cost():
     again.load_state_dict(json.loads(json.dumps(monitor.state_dict())))
     assert again._schedule.measured == monitor._schedule.measured
     assert set(again._schedule.measured) == {0, 1}
+
+
+def test_what_had_been_saved_for_is_asked_anew_after_going_back_to_a_state(clock):
+    monitor = SpectralMonitor(deep(2), every=1, budget=0.01)
+    saved = monitor.state_dict()
+    for _ in range(205):
+        clock.now += 1.0
+        monitor.step()
+    n_readings = len(monitor.history)
+    monitor.load_state_dict(saved)
+    for _ in range(205):
+        clock.now += 1.0
+        monitor.step()
+    assert len(monitor.history) == n_readings > 10
+
+
+def test_what_was_in_hand_is_no_part_of_the_state_that_is_gone_back_to():
+    monitor = SpectralMonitor(perceptron(), every=5, budget=None, background=True)
+    saved = monitor.state_dict()
+    monitor.step(5)
+    monitor.load_state_dict(saved)
+    assert not monitor.flush()
+    monitor.step(1)
+    monitor.flush()
+    assert [reading.step for reading in monitor.history] == [1, 1]
