@@ -364,7 +364,8 @@ class SpectralMonitor:
         self._pending.clear()
         self._costs, self._unheard = [], 0
         self._schedule.resume(state["schedule"])
-        frozen = set(state["frozen"])
+        # Once in a history, which may be a new one.
+        frozen = set(state["frozen"]) & {reading.layer for reading in self._history.readings}
         self._taker.frozen_read = {i for i, name in enumerate(self._names) if name in frozen}
         self._elapsed_before, self._clock = float(state["elapsed"]), None
         if self.alarms and state["alarms"] is not None:

@@ -423,13 +423,13 @@ def test_readings_make_a_table(tmp_path):
     assert [row["alpha"] for row in again] == [r["alpha"] for r in monitor.history]
 
 
-def test_frozen_layers_are_not_read_again_by_a_run_that_resumes():
+def test_frozen_layers_are_not_read_again_by_a_run_that_resumes(tmp_path):
     model = perceptron()
     model[0].weight.requires_grad_(False)
-    monitor = SpectralMonitor(model, every=1, budget=None)
+    monitor = SpectralMonitor(model, every=1, budget=None, history=tmp_path / "h.jsonl")
     monitor.step()
     saved = json.loads(json.dumps(monitor.state_dict()))
-    again = SpectralMonitor(model, every=1, budget=None)
+    again = SpectralMonitor(model, every=1, budget=None, history=tmp_path / "h.jsonl")
     again.load_state_dict(saved)
     assert [reading.layer for reading in again.step()] == ["3.weight"]
 
@@ -572,3 +572,14 @@ def test_what_was_in_hand_is_no_part_of_the_state_that_is_gone_back_to():
     monitor.step(1)
     monitor.flush()
     assert [reading.step for reading in monitor.history] == [1, 1]
+
+
+def test_frozen_layers_are_read_again_where_the_history_is_not_that_of_the_saved_run():
+    model = perceptron()
+    model[0].weight.requires_grad_(False)
+    monitor = SpectralMonitor(model, every=1, budget=None)
+    monitor.step()
+    saved = monitor.state_dict() | {"n_readings": 0}
+    again = SpectralMonitor(model, every=1, budget=None)
+    again.load_state_dict(saved)
+    assert [reading.layer for reading in again.step()] == ["0.weight", "3.weight"]
