@@ -429,9 +429,11 @@ def test_frozen_layers_are_not_read_again_by_a_run_that_resumes(tmp_path):
     monitor = SpectralMonitor(model, every=1, budget=None, history=tmp_path / "h.jsonl")
     monitor.step()
     saved = json.loads(json.dumps(monitor.state_dict()))
+    monitor.close()
     again = SpectralMonitor(model, every=1, budget=None, history=tmp_path / "h.jsonl")
     again.load_state_dict(saved)
     assert [reading.layer for reading in again.step()] == ["3.weight"]
+    again.close()
 
 
 def trapped(shift):
@@ -583,3 +585,20 @@ def test_frozen_layers_are_read_again_where_the_history_is_not_that_of_the_saved
     again = SpectralMonitor(model, every=1, budget=None)
     again.load_state_dict(saved)
     assert [reading.layer for reading in again.step()] == ["0.weight", "3.weight"]
+
+
+def test_between_a_step_and_a_measurement_at_it_there_is_no_update():
+    monitor = SpectralMonitor(perceptron(), every=1, budget=None, watch=("weight", "update"))
+    monitor.step()
+    assert {reading.of for reading in monitor.measure()} == {"weight"}
+    assert {reading.of for reading in monitor.step()} == {"weight", "update"}
+
+
+def test_weights_that_stay_infinite_have_an_update_that_is_not_finite_and_warn_of_nothing():
+    model = perceptron()
+    monitor = SpectralMonitor(model, every=1, budget=None, watch="update")
+    with torch.no_grad():
+        model[0].weight[0, 0] = math.inf
+    monitor.step()
+    first, second = monitor.step()
+    assert (first.status, second.status) == (Status.NON_FINITE, Status.ZERO)
