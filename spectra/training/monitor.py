@@ -269,13 +269,14 @@ class SpectralMonitor:
         )
         self._waited = time.perf_counter() - asked
         due = range(due.start, stop)
-        readings: tuple[Reading, ...] = ()
+        read: list[Reading] = []
         if due or any_ready:
             with self._few_threads():
                 read = self._read(due)
-            readings = self._tell([*self._ready(), *read])
-        self._schedule.done(due, time.perf_counter() - begun - self._waited + toll)
-        return readings
+        try:
+            return self._tell([*self._ready(), *read]) if due or any_ready else ()
+        finally:  # read they were, whatever `on_alarm` raises
+            self._schedule.done(due, time.perf_counter() - begun - self._waited + toll)
 
     def measure(self) -> tuple[Reading, ...]:
         """Read every layer now, whatever the budget; its cost is not held against the run."""

@@ -602,3 +602,18 @@ def test_weights_that_stay_infinite_have_an_update_that_is_not_finite_and_warn_o
     monitor.step()
     first, second = monitor.step()
     assert (first.status, second.status) == (Status.NON_FINITE, Status.ZERO)
+
+
+def test_an_error_of_whoever_is_told_of_an_alarm_makes_no_reading_twice():
+    def stop(alarm):
+        raise KeyError(alarm.layer)
+
+    model = perceptron()
+    with torch.no_grad():
+        model[0].weight.fill_(math.nan)
+    monitor = SpectralMonitor(model, every=5, budget=None, alarms=Alarms(), on_alarm=stop)
+    with pytest.raises(KeyError, match=r"0\.weight"):
+        monitor.step()
+    for _ in range(3):
+        monitor.step()
+    assert len(monitor.history) == 2
