@@ -617,3 +617,34 @@ def test_an_error_of_whoever_is_told_of_an_alarm_makes_no_reading_twice():
     for _ in range(3):
         monitor.step()
     assert len(monitor.history) == 2
+
+
+def test_what_is_measured_without_a_step_is_in_the_history_once(tmp_path):
+    path = tmp_path / "history.jsonl"
+    model = perceptron()
+    for _ in range(2):
+        with SpectralMonitor(model, budget=None, history=path) as monitor:
+            monitor.measure()
+        assert [reading.step for reading in histories.load(path)] == [0, 0]
+    with SpectralMonitor(model, budget=None, history=path) as monitor:
+        monitor.measure()
+        monitor.step()
+    assert [reading.step for reading in histories.load(path)] == [0, 0, 1, 1]
+    with SpectralMonitor(model, budget=None, history=path):
+        pass
+    assert len(histories.load(path)) == 4
+    assert len(histories.load(tmp_path / "history.1.jsonl")) == 2
+
+
+def test_what_a_full_disk_kept_back_is_not_written_after_going_back_to_a_state(tmp_path):
+    path = tmp_path / "history.jsonl"
+    monitor = SpectralMonitor(perceptron(), every=1, budget=None, history=path)
+    monitor.step()
+    saved = monitor.state_dict()
+    monitor._history._file.close()
+    monitor._history._file = path.open("rb")  # as good as a full disk: no write succeeds
+    monitor.step()
+    monitor.load_state_dict(saved)
+    monitor.step()
+    monitor.close()
+    assert [reading.step for reading in histories.load(path)] == [1, 1, 2, 2]
