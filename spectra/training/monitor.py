@@ -56,7 +56,7 @@ METRICS_READ = (
     "delta_lambda_min",
 )
 IN_HAND = 4
-"""Layers copied and not yet solved, at most: what the background may hold of memory."""
+"""Layers copied and not yet solved, at most: what the background may hold of memory within a budget."""
 
 logger = logging.getLogger(__name__)
 
@@ -262,7 +262,7 @@ class SpectralMonitor:
         if self._schedule.rests(number) and not self._unheard:
             return ()  # as every process knows by itself
         due = self._schedule.due(number, elapsed, [one.position for one in self._pending])
-        stop = due.start if len(self._pending) >= IN_HAND else due.stop
+        stop = self._as_far_as_fits(due)
         asked = time.perf_counter()
         stop, any_ready, toll = agree(
             self._world, number, stop, ready=self._is_ready(), waited=self._waited
@@ -448,6 +448,14 @@ class SpectralMonitor:
                     future = self._worker.submit(self._solved_apart, position, self._step, stacks)
                     self._pending.append(_InHand(position, seconds, future))
         return readings
+
+    def _as_far_as_fits(self, due: range) -> int:
+        """Return where to stop so as to have no more in hand than `IN_HAND`, or one whole round."""
+        room = max(0, IN_HAND - len(self._pending))
+        if self._worker is None or (self._schedule.budget is None and room > 0):
+            return due.stop
+        own = [position for position in due if self._owns(position)]
+        return own[room] if len(own) > room else due.stop
 
     def _take(self, position: int) -> tuple[int, list[Taken], float]:
         """Take a layer out of the model; return the seconds too that it took."""

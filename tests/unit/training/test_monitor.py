@@ -12,7 +12,7 @@ from spectra.errors import CheckpointError, SelectionError
 from spectra.records import Finding, Status
 from spectra.training import AlarmKind, AlarmRules, Alarms
 from spectra.training import history as histories
-from spectra.training.monitor import SpectralMonitor
+from spectra.training.monitor import IN_HAND, SpectralMonitor
 from spectra.training.readings import Reading
 
 
@@ -648,3 +648,18 @@ def test_what_a_full_disk_kept_back_is_not_written_after_going_back_to_a_state(t
     monitor.step()
     monitor.close()
     assert [reading.step for reading in histories.load(path)] == [1, 1, 2, 2]
+
+
+def test_the_background_holds_no_more_than_a_few_layers_however_much_may_be_spent(clock):
+    monitor = SpectralMonitor(deep(12), every=1, budget=0.5, background=True)
+    monitor.step()
+    monitor.flush()
+    most = 0
+    for _ in range(10):
+        clock.now += 1000.0
+        monitor.step()
+        most = max(most, len(monitor._pending))
+        monitor.flush()
+    monitor.close()
+    assert most == IN_HAND
+    assert len({reading.layer for reading in monitor.history}) == 12
