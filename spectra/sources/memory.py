@@ -1,10 +1,11 @@
 """Weights already in memory: a live ``nn.Module``, a state dict, a dict of arrays."""
 
+import contextlib
 import copy
 import dataclasses
 import functools
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -54,6 +55,37 @@ class MemorySource:
         value = value() if callable(value) else value
         shards.refuse_piece(name, value)
         return value
+
+
+class Parameters(Mapping[str, Any]):
+    """Parameters of a module by name, as it has them now: some are put in the place of others.
+
+    As by ``load_state_dict(..., assign=True)``. Pieces stay those that were found: a forward pass of
+    FSDP2 leaves whole copies in their place for a while. So does whatever the module has no more.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+    found : Mapping of str to torch.nn.Parameter or callable
+        What it has when this is made; what is computed is called.
+    """
+
+    def __init__(self, module: "nn.Module", found: Mapping[str, Any]) -> None:
+        self._module, self._found = module, dict(found)
+
+    def __getitem__(self, name: str) -> Any:  # noqa: ANN401 - a parameter, or what computes one
+        found = self._found[name]
+        if callable(found) or shards.is_dtensor(found):
+            return found
+        with contextlib.suppress(AttributeError):
+            self._found[name] = self._module.get_parameter(name)
+        return self._found[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._found)
+
+    def __len__(self) -> int:
+        return len(self._found)
 
 
 def as_array(value: Any) -> Array:  # noqa: ANN401 - an array or a tensor
@@ -150,7 +182,8 @@ def open_module(module: "nn.Module") -> MemorySource:
     if not tensors:
         raise WeightError("E_NO_TENSORS", type(module).__name__, "the module has no parameters")
     info = SourceInfo(f"<{type(module).__name__}>", "live module", *totals(tensors.values()))
-    return MemorySource(values, tuple(tensors.values()), info, tuple(ignored))
+    held = Parameters(module, values)
+    return MemorySource(held, tuple(tensors.values()), info, tuple(ignored))
 
 
 def config_of(module: "nn.Module") -> dict[str, Any]:

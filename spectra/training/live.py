@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
-from spectra.sources import Checkpoint
+from spectra.sources import Checkpoint, memory
 from spectra.sources.keras_models import KerasModel
 
 if TYPE_CHECKING:
@@ -38,7 +38,8 @@ class _Torch:
 
     def __init__(self, model: "nn.Module", source: Checkpoint) -> None:
         self._source = source
-        self.parameters = dict(model.named_parameters(remove_duplicate=False))
+        found = dict(model.named_parameters(remove_duplicate=False))
+        self.parameters: Mapping[str, Any] = memory.Parameters(model, found)
 
     @property
     def on_cpu(self) -> bool:

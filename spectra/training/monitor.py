@@ -403,7 +403,7 @@ class SpectralMonitor:
         )
 
     def _open(self, history: str | Path | None) -> None:
-        for parameter in self._taker.held.values():
+        for parameter in self.parameters.values():
             shards.refuse_outside(parameter, self._world.size)
         self._history = HistoryFile(history)
 

@@ -50,7 +50,7 @@ class Taker:
     Attributes
     ----------
     held : Mapping[str, torch.nn.Parameter or keras.Variable]
-        The layers' parameters, by the names of their tensors; none for weights that are computed.
+        The model's parameters, by the names of their tensors; none for weights that are computed.
     homes : Mapping of int to list of int
         The processes that hold a layer whole, of those that are in pieces: experts of a stack.
     frozen_read : set of int
@@ -67,11 +67,8 @@ class Taker:
     ) -> None:
         self._source, self._matrices, self._watch = source, matrices, watch
         self._model = model
-        held = model.parameters
-        self.held: Mapping[str, Any] = {
-            matrix.tensor: held[matrix.tensor] for matrix in matrices if matrix.tensor in held
-        }
-        self._in_pieces = any(map(shards.is_sharded, held.values()))
+        self.held: Mapping[str, Any] = model.parameters
+        self._in_pieces = any(map(shards.is_sharded, self.held.values()))
         self._experts = _Current(lambda name: self.held[name])
         self._gradients = _Current(lambda name: self.held[name].grad)
         self.frozen_read: set[int] = set()

@@ -663,3 +663,23 @@ def test_the_background_holds_no_more_than_a_few_layers_however_much_may_be_spen
     monitor.close()
     assert most == IN_HAND
     assert len({reading.layer for reading in monitor.history}) == 12
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_parameters_that_take_the_place_of_others_are_those_that_are_read(compiled):
+    model = perceptron()
+    watched = torch.compile(model, backend="eager") if compiled else model
+    monitor = SpectralMonitor(watched, every=1, budget=None, watch=("weight", "gradient"))
+    monitor.step()
+    doubled = {name: 2 * weight for name, weight in model.state_dict().items()}
+    model.load_state_dict(doubled, assign=True)
+    train(model, (8, 64), steps=1)
+    told = spectra.analyze(model)
+    readings = monitor.step()
+    of_weights = [reading for reading in readings if reading.of == "weight"]
+    assert [r["log_norm"] for r in of_weights] == [layer.log_norm for layer in told.layers]
+    assert sum(reading.of == "gradient" for reading in readings) == 2
+    model[0].weight = nn.Parameter(model[0].weight.detach(), requires_grad=False)
+    for _ in range(2):
+        read = [reading.layer for reading in monitor.step() if reading.of == "weight"]
+    assert read == ["3.weight"], "frozen, and read before"
