@@ -41,20 +41,25 @@ class HistoryFile:
         self._file: FileIO | None = None
         self._size = 0
         self._unwritten = b""
+        self._n_before: int | None = None  # readings found in the file, until the run begins
         if self.path is None:
             return
         _check_writable(self.path)  # told now, and not when the first reading comes
         self.hold(load(self.path))
+        self._n_before = len(self.readings)
 
     def begin(self, step: int) -> None:
         """Keep what was read before `step`: the run is about to take it, for the first time or again.
 
         A file that holds more is set aside under a name of its own, since no state vouches for it.
         """
-        kept = [reading for reading in self.readings if reading.step < step]
-        if self.path is not None and len(kept) < len(self.readings):
+        n_before = len(self.readings) if self._n_before is None else self._n_before
+        before, measured = self.readings[:n_before], self.readings[n_before:]
+        again = {reading.step for reading in measured}
+        kept = [one for one in before if one.step < step and one.step not in again]
+        if self.path is not None and len(kept) < len(before):
             self.path.rename(_free_name(self.path))
-        self._keep(kept)
+        self._keep(kept + measured)
 
     def resume(self, count: int, step: int) -> None:
         """Keep the first `count` readings, those a saved state knows of; the rest will come again.
@@ -82,6 +87,7 @@ class HistoryFile:
         self._keep(kept)
 
     def _keep(self, readings: list[Reading]) -> None:
+        self._n_before, self._unwritten = None, b""
         self.close()
         self.hold(readings)
         if self.path is None:
@@ -114,7 +120,9 @@ class HistoryFile:
             self._size, self._unwritten = self._size + len(self._unwritten), b""
 
     def close(self) -> None:
-        """Close the file; readings stay."""
+        """Close the file; readings stay. Those of a run that never began, but was measured, are written."""
+        if self._n_before is not None and len(self.readings) > self._n_before:
+            self.begin(self.readings[-1].step + 1)
         if self._file is not None:
             self._file.close()
             self._file = None

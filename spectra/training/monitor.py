@@ -56,7 +56,7 @@ METRICS_READ = (
     "delta_lambda_min",
 )
 IN_HAND = 4
-"""Layers copied and not yet solved, at most: what the background may hold of memory."""
+"""Layers copied and not yet solved, at most: what the background may hold of memory within a budget."""
 
 logger = logging.getLogger(__name__)
 
@@ -220,6 +220,7 @@ class SpectralMonitor:
         self._worker = ThreadPoolExecutor(1, "spectra-monitor") if background else None
         self._pending: deque[_InHand] = deque()
         self._costs: list[tuple[int, float]] = []  # not told yet
+        self._waited = 0.0  # for the others, when they last agreed
         self._unheard = 0  # layers that any process has taken and has not told of
         self._on_cpu = opened.on_cpu
         self.alarms = alarms
@@ -243,29 +244,39 @@ class SpectralMonitor:
             Its number; counted from one when left out. A number that was said before is passed over, as
             are steps after `close`.
         """
-        begun = time.perf_counter()
         number = self._step + 1 if step is None else step
-        if self._closed or (self._began and number <= self._step):
+        before = self._step if self._began else number - 1
+        if self._closed or number <= before:
             return ()
-        self._begin(number, begun)
+        if not self._began:
+            self._begin(number)
+        begun = time.perf_counter()
+        if self._clock is None:
+            self._clock = begun
+        self._step = number
         elapsed = self._elapsed(begun)
         if self._world.size == 1 and not self._is_ready() and self._schedule.waits(number, elapsed):
             return ()  # as at nearly every step: this must cost next to nothing
-        if not self._schedule.is_tick(number, self._world.size) or _is_capturing():
+        if not self._schedule.is_tick(before, number, self._world.size) or _is_capturing():
             return ()
         if self._schedule.rests(number) and not self._unheard:
             return ()  # as every process knows by itself
         due = self._schedule.due(number, elapsed, [one.position for one in self._pending])
-        stop = due.start if len(self._pending) >= IN_HAND else due.stop
-        stop, any_ready = agree(self._world, number, stop, ready=self._is_ready())
+        stop = self._as_far_as_fits(due)
+        asked = time.perf_counter()
+        stop, any_ready, toll = agree(
+            self._world, number, stop, ready=self._is_ready(), waited=self._waited
+        )
+        self._waited = time.perf_counter() - asked
         due = range(due.start, stop)
-        readings: tuple[Reading, ...] = ()
+        read: list[Reading] = []
         if due or any_ready:
             with self._few_threads():
                 read = self._read(due)
-            readings = self._tell([*self._ready(), *read])
-        self._schedule.done(due, time.perf_counter() - begun)
-        return readings
+        try:
+            return self._tell([*self._ready(), *read]) if due or any_ready else ()
+        finally:  # read they were, whatever `on_alarm` raises
+            self._schedule.done(due, time.perf_counter() - begun - self._waited + toll)
 
     def measure(self) -> tuple[Reading, ...]:
         """Read every layer now, whatever the budget; its cost is not held against the run."""
@@ -349,8 +360,13 @@ class SpectralMonitor:
         follow_the_first(
             self._world, self._history, lambda: self._history.resume(count, self._step)
         )
+        for one in self._pending:  # of steps that will be taken again
+            one.future.cancel()
+        self._pending.clear()
+        self._costs, self._unheard = [], 0
         self._schedule.resume(state["schedule"])
-        frozen = set(state["frozen"])
+        # Once in a history, which may be a new one.
+        frozen = set(state["frozen"]) & {reading.layer for reading in self._history.readings}
         self._taker.frozen_read = {i for i, name in enumerate(self._names) if name in frozen}
         self._elapsed_before, self._clock = float(state["elapsed"]), None
         if self.alarms and state["alarms"] is not None:
@@ -404,15 +420,11 @@ class SpectralMonitor:
         limit: AbstractContextManager[object] = lapack.controller().limit(limits=1, user_api="blas")
         return limit
 
-    def _begin(self, number: int, now: float) -> None:
-        if not self._began:
-            self._world.meet("begin")
-            follow_the_first(self._world, self._history, lambda: self._history.begin(number))
-            self._taker.warn_of_strangers(self._names)
-            self._began = True
-        if self._clock is None:
-            self._clock = now
-        self._step = number
+    def _begin(self, number: int) -> None:
+        self._world.meet("begin")
+        follow_the_first(self._world, self._history, lambda: self._history.begin(number))
+        self._taker.warn_of_strangers(self._names)
+        self._began = True
 
     def _elapsed(self, now: float) -> float:
         return self._elapsed_before + (0.0 if self._clock is None else now - self._clock)
@@ -436,6 +448,14 @@ class SpectralMonitor:
                     future = self._worker.submit(self._solved_apart, position, self._step, stacks)
                     self._pending.append(_InHand(position, seconds, future))
         return readings
+
+    def _as_far_as_fits(self, due: range) -> int:
+        """Return where to stop so as to have no more in hand than `IN_HAND`, or one whole round."""
+        room = max(0, IN_HAND - len(self._pending))
+        if self._worker is None or (self._schedule.budget is None and room > 0):
+            return due.stop
+        own = [position for position in due if self._owns(position)]
+        return own[room] if len(own) > room else due.stop
 
     def _take(self, position: int) -> tuple[int, list[Taken], float]:
         """Take a layer out of the model; return the seconds too that it took."""

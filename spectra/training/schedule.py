@@ -121,10 +121,13 @@ class Schedule:
         before = self.measured.get(position, seconds)
         self.measured[position] = before + SMOOTHING * (seconds - before)
 
-    def is_tick(self, step: int, n_processes: int) -> bool:
-        """Tell whether layers may be read at this step: any, but where processes must agree."""
+    def is_tick(self, before: int, step: int, n_processes: int) -> bool:
+        """Tell whether layers may be read at this step: any, but where processes must agree.
+
+        Steps may be said with gaps: a tick is the first at or after each `stride`-th, which `before` tells.
+        """
         stride = 1 if n_processes == 1 else max(1, self.every // ROUND_SHARE)
-        return step % stride == 0
+        return step // stride > before // stride
 
     def state(self) -> dict[str, Any]:
         """Return where the round stands, as plain values."""
@@ -138,6 +141,6 @@ class Schedule:
     def resume(self, state: Mapping[str, Any]) -> None:
         """Go on where `state` says."""
         self.next_round, self.cursor = int(state["next_round"]), state["cursor"]
-        self.spent = float(state["spent"])
+        self.spent, self.affordable = float(state["spent"]), 0.0
         costs = enumerate(state["costs"])
         self.measured = {position: float(cost) for position, cost in costs if cost is not None}

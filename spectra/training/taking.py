@@ -164,10 +164,11 @@ class Taker:
             elif subject == "gradient" and self._has_gradient(matrix):
                 taken.append((subject, 0, self._read(matrix, self._gradients, copied=copied)))
             elif subject == "update" and not isinstance(weights, engine.Failure):
-                since, before = self._last_read.get(position, (0, None))
+                since, before = self._last_read.get(position, (step, None))
                 now = self._comparable(matrix, weights)
-                if before is not None:
-                    taken.append((subject, step - since, now - before))
+                if before is not None and step > since:
+                    with np.errstate(all="ignore"):  # what is not finite is a status
+                        taken.append((subject, step - since, now - before))
                 self._last_read[position] = (step, now)
         return taken
 
@@ -195,11 +196,13 @@ class Taker:
     def _take_pieces(self, position: int, step: int, *, keep: bool) -> list[Taken]:
         matrix = self._matrices[position]
         parameter = self.held[matrix.tensor]
-        since, before = self._last_pieces.get(position, (0, None))
+        since, before = self._last_pieces.get(position, (step, None))
 
         def update() -> "torch.Tensor | None":
             self._piece(matrix, step)
-            return None if before is None else shards.difference(parameter, before)
+            if before is None or step == since:
+                return None
+            return shards.difference(parameter, before)
 
         pieces: dict[Subject, Callable[[], torch.Tensor | None]] = {
             "weight": lambda: parameter,

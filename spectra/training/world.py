@@ -71,10 +71,14 @@ def world_of_run() -> World:
     return Group()
 
 
-def agree(world: World, step: int, wanted: int, *, ready: bool) -> tuple[int, bool]:
-    """Return the least that any process wants, and whether any has something ready.
+def agree(
+    world: World, step: int, wanted: int, *, ready: bool, waited: float = 0.0
+) -> tuple[int, bool, float]:
+    """Return the least that any process wants, whether any has something ready, and the toll.
 
-    The least, since the processes wait for each other: none spends more than it may.
+    The least, since the processes wait for each other: none spends more than it may. The toll is the
+    least that any of them `waited`, in seconds, when they last agreed: what the meeting itself takes.
+    More than that is the lateness of the last to come, for which training waits all the same.
 
     Raises
     ------
@@ -84,10 +88,10 @@ def agree(world: World, step: int, wanted: int, *, ready: bool) -> tuple[int, bo
     Examples
     --------
     >>> agree(Alone(), 10, 3, ready=False)
-    (3, False)
+    (3, False, 0.0)
     """
-    said = world.meet("step", step, wanted, int(ready))
-    steps = [theirs for theirs, _, _ in said]
+    said = world.meet("step", step, wanted, int(ready), int(waited * 1e6))
+    steps = [theirs for theirs, *_ in said]
     if len(set(steps)) > 1:
         raise DistributedError(
             "E_STEP",
@@ -95,7 +99,8 @@ def agree(world: World, step: int, wanted: int, *, ready: bool) -> tuple[int, bo
             f"process {world.rank} is at step {step}, others at {_others(steps, step)}",
             "every process must call step() after each optimizer step, with the same number",
         )
-    return min(wanted for _, wanted, _ in said), any(ready for _, _, ready in said)
+    _, wants, readies, waits = zip(*said, strict=True)
+    return min(wants), any(readies), min(waits) / 1e6
 
 
 def together(world: World, work: Callable[[], T]) -> list[T]:

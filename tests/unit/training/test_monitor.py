@@ -12,7 +12,7 @@ from spectra.errors import CheckpointError, SelectionError
 from spectra.records import Finding, Status
 from spectra.training import AlarmKind, AlarmRules, Alarms
 from spectra.training import history as histories
-from spectra.training.monitor import SpectralMonitor
+from spectra.training.monitor import IN_HAND, SpectralMonitor
 from spectra.training.readings import Reading
 
 
@@ -423,15 +423,17 @@ def test_readings_make_a_table(tmp_path):
     assert [row["alpha"] for row in again] == [r["alpha"] for r in monitor.history]
 
 
-def test_frozen_layers_are_not_read_again_by_a_run_that_resumes():
+def test_frozen_layers_are_not_read_again_by_a_run_that_resumes(tmp_path):
     model = perceptron()
     model[0].weight.requires_grad_(False)
-    monitor = SpectralMonitor(model, every=1, budget=None)
+    monitor = SpectralMonitor(model, every=1, budget=None, history=tmp_path / "h.jsonl")
     monitor.step()
     saved = json.loads(json.dumps(monitor.state_dict()))
-    again = SpectralMonitor(model, every=1, budget=None)
+    monitor.close()
+    again = SpectralMonitor(model, every=1, budget=None, history=tmp_path / "h.jsonl")
     again.load_state_dict(saved)
     assert [reading.layer for reading in again.step()] == ["3.weight"]
+    again.close()
 
 
 def trapped(shift):
@@ -547,3 +549,117 @@ def test_a_resumed_run_knows_what_layers_cost():
     again.load_state_dict(json.loads(json.dumps(monitor.state_dict())))
     assert again._schedule.measured == monitor._schedule.measured
     assert set(again._schedule.measured) == {0, 1}
+
+
+def test_what_had_been_saved_for_is_asked_anew_after_going_back_to_a_state(clock):
+    monitor = SpectralMonitor(deep(2), every=1, budget=0.01)
+    saved = monitor.state_dict()
+    for _ in range(205):
+        clock.now += 1.0
+        monitor.step()
+    n_readings = len(monitor.history)
+    monitor.load_state_dict(saved)
+    for _ in range(205):
+        clock.now += 1.0
+        monitor.step()
+    assert len(monitor.history) == n_readings > 10
+
+
+def test_what_was_in_hand_is_no_part_of_the_state_that_is_gone_back_to():
+    monitor = SpectralMonitor(perceptron(), every=5, budget=None, background=True)
+    saved = monitor.state_dict()
+    monitor.step(5)
+    monitor.load_state_dict(saved)
+    assert not monitor.flush()
+    monitor.step(1)
+    monitor.flush()
+    assert [reading.step for reading in monitor.history] == [1, 1]
+
+
+def test_frozen_layers_are_read_again_where_the_history_is_not_that_of_the_saved_run():
+    model = perceptron()
+    model[0].weight.requires_grad_(False)
+    monitor = SpectralMonitor(model, every=1, budget=None)
+    monitor.step()
+    saved = monitor.state_dict() | {"n_readings": 0}
+    again = SpectralMonitor(model, every=1, budget=None)
+    again.load_state_dict(saved)
+    assert [reading.layer for reading in again.step()] == ["0.weight", "3.weight"]
+
+
+def test_between_a_step_and_a_measurement_at_it_there_is_no_update():
+    monitor = SpectralMonitor(perceptron(), every=1, budget=None, watch=("weight", "update"))
+    monitor.step()
+    assert {reading.of for reading in monitor.measure()} == {"weight"}
+    assert {reading.of for reading in monitor.step()} == {"weight", "update"}
+
+
+def test_weights_that_stay_infinite_have_an_update_that_is_not_finite_and_warn_of_nothing():
+    model = perceptron()
+    monitor = SpectralMonitor(model, every=1, budget=None, watch="update")
+    with torch.no_grad():
+        model[0].weight[0, 0] = math.inf
+    monitor.step()
+    first, second = monitor.step()
+    assert (first.status, second.status) == (Status.NON_FINITE, Status.ZERO)
+
+
+def test_an_error_of_whoever_is_told_of_an_alarm_makes_no_reading_twice():
+    def stop(alarm):
+        raise KeyError(alarm.layer)
+
+    model = perceptron()
+    with torch.no_grad():
+        model[0].weight.fill_(math.nan)
+    monitor = SpectralMonitor(model, every=5, budget=None, alarms=Alarms(), on_alarm=stop)
+    with pytest.raises(KeyError, match=r"0\.weight"):
+        monitor.step()
+    for _ in range(3):
+        monitor.step()
+    assert len(monitor.history) == 2
+
+
+def test_what_is_measured_without_a_step_is_in_the_history_once(tmp_path):
+    path = tmp_path / "history.jsonl"
+    model = perceptron()
+    for _ in range(2):
+        with SpectralMonitor(model, budget=None, history=path) as monitor:
+            monitor.measure()
+        assert [reading.step for reading in histories.load(path)] == [0, 0]
+    with SpectralMonitor(model, budget=None, history=path) as monitor:
+        monitor.measure()
+        monitor.step()
+    assert [reading.step for reading in histories.load(path)] == [0, 0, 1, 1]
+    with SpectralMonitor(model, budget=None, history=path):
+        pass
+    assert len(histories.load(path)) == 4
+    assert len(histories.load(tmp_path / "history.1.jsonl")) == 2
+
+
+def test_what_a_full_disk_kept_back_is_not_written_after_going_back_to_a_state(tmp_path):
+    path = tmp_path / "history.jsonl"
+    monitor = SpectralMonitor(perceptron(), every=1, budget=None, history=path)
+    monitor.step()
+    saved = monitor.state_dict()
+    monitor._history._file.close()
+    monitor._history._file = path.open("rb")  # as good as a full disk: no write succeeds
+    monitor.step()
+    monitor.load_state_dict(saved)
+    monitor.step()
+    monitor.close()
+    assert [reading.step for reading in histories.load(path)] == [1, 1, 2, 2]
+
+
+def test_the_background_holds_no_more_than_a_few_layers_however_much_may_be_spent(clock):
+    monitor = SpectralMonitor(deep(12), every=1, budget=0.5, background=True)
+    monitor.step()
+    monitor.flush()
+    most = 0
+    for _ in range(10):
+        clock.now += 1000.0
+        monitor.step()
+        most = max(most, len(monitor._pending))
+        monitor.flush()
+    monitor.close()
+    assert most == IN_HAND
+    assert len({reading.layer for reading in monitor.history}) == 12

@@ -4,6 +4,7 @@ import copy
 import functools
 import pickle
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -198,7 +199,7 @@ def test_leaving_by_an_error_waits_for_nobody():
 
 def test_the_least_that_any_wants_is_agreed_on_and_steps_must_be_the_same():
     found = in_threads(3, lambda world: agree(world, 4, 5 - world.rank, ready=world.rank == 1))
-    assert found == [(3, True)] * 3
+    assert found == [(3, True, 0.0)] * 3
 
     def apart(world):
         with pytest.raises(DistributedError, match=f"process {world.rank} is at step {world.rank}"):
@@ -255,3 +256,23 @@ def test_what_a_round_costs_is_what_its_busiest_process_pays():
 
 def test_a_run_of_one_process_is_alone():
     assert isinstance(world_of_run(), Alone)
+
+
+def test_who_waits_for_one_that_is_late_has_spent_nothing_on_reading():
+    def watch(world):
+        monitor = SpectralMonitor(deep(), every=1, budget=0.9, world=world, replicates=0)
+        for step in range(1, 4):
+            if step != 2 and world.rank == 0:
+                time.sleep(1)  # as one that validates, or writes a checkpoint
+            monitor.step()
+        return monitor.overhead
+
+    assert max(in_threads(2, watch)) < 0.5
+
+
+def test_steps_whose_numbers_leave_gaps_are_read_at_too():
+    def watch(world):
+        monitor = SpectralMonitor(deep(), every=80, budget=None, world=world, replicates=0)
+        return [step for step in range(7, 330, 8) if monitor.step(step)]  # none a multiple of 4
+
+    assert in_threads(2, watch) == [[15, 87, 167, 247, 327]] * 2
