@@ -34,7 +34,7 @@ from spectra.training import Alarms, Alone, Group, SpectralMonitor
 from spectra.training import reader as readers
 
 ALL = ("weight", "update", "gradient")
-SHORT = datetime.timedelta(seconds=3)
+SHORT = 3
 
 
 class Attention(nn.Module):
