@@ -163,6 +163,8 @@ class Taker:
             elif subject == "update" and not isinstance(weights, engine.Failure):
                 since, before = self._last_read.get(position, (step, None))
                 now = self._comparable(matrix, weights)
+                if isinstance(before, np.ndarray) and before.shape != np.shape(now):
+                    before = None  # another parameter, as of a vocabulary that has grown
                 if before is not None and step > since:
                     with np.errstate(all="ignore"):  # what is not finite is a status
                         taken.append((subject, step - since, now - before))

@@ -683,3 +683,13 @@ def test_parameters_that_take_the_place_of_others_are_those_that_are_read(compil
     for _ in range(2):
         read = [reading.layer for reading in monitor.step() if reading.of == "weight"]
     assert read == ["3.weight"], "frozen, and read before"
+
+
+def test_a_layer_that_has_grown_has_no_update_until_it_is_read_again():
+    model = perceptron()
+    monitor = SpectralMonitor(model, every=1, budget=None, watch=("weight", "update"), layers="3")
+    monitor.step()
+    model[3] = nn.Linear(48, 72)
+    (grown,) = monitor.step()
+    assert (grown.of, grown.N, grown.M, grown.status) == ("weight", 72, 48, Status.OK)
+    assert [reading.of for reading in monitor.step()] == ["weight", "update"]
