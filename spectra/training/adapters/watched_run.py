@@ -67,6 +67,8 @@ class WatchedRun:
         self._file: Path | None = None
         self._per_layer, self._drawn = per_layer, tuple(drawn)
         self._options = options
+        alarms = options.get("alarms")
+        self._unalarmed = None if alarms is None else alarms.state_dict()
         self._every = options.get("every", EVERY)
         self._is_news = False
         self._step = self._block = 0
@@ -84,7 +86,7 @@ class WatchedRun:
 
         A state that is older than the checkpoint it lies in is gone on from too: the history is whole,
         alarms and costs are those of the state. Without one, what a history file holds of earlier steps
-        is kept.
+        is kept, and alarms begin anew.
 
         Raises
         ------
@@ -106,6 +108,8 @@ class WatchedRun:
         self.monitor = SpectralMonitor(model, history=path, **self._options)
         if state is not None:
             self.monitor.load_state_dict(state)
+        elif self.monitor.alarms is not None and self._unalarmed is not None:
+            self.monitor.alarms.load_state_dict(self._unalarmed)  # not those of the run before
         self.is_running = True
         self._is_news = False
         self._step = step

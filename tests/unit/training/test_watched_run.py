@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from spectra.training import SpectralMonitor
+from spectra.training import Alarms, SpectralMonitor
 from spectra.training.adapters.watched_run import MonitorOptions, WatchedRun
 
 
@@ -54,4 +54,19 @@ def test_a_state_is_taken_on_another_machine_where_its_history_is_not(tmp_path, 
     run.begin(model(), tmp_path / "b", 2, state, is_main=True)
     assert "a new one begins at step 2" in caplog.text
     assert run.monitor.history == ()
+    run.close()
+
+
+def test_alarms_of_one_run_do_not_stop_the_next():
+    run = WatchedRun(history=False, every=1, budget=None, alarms=Alarms(stop_on=["non_finite"]))
+    broken, sound = model(), model()
+    with torch.no_grad():
+        broken[0].weight.fill_(float("nan"))
+    for trained, stops in ((broken, True), (sound, False)):
+        run.begin(trained, None, 0, None, is_main=True)
+        run.step(1)
+        assert run.should_stop is stops
+        saved = run.state_dict()
+    run.begin(sound, None, 1, saved, is_main=True)
+    assert run.monitor.alarms.state_dict() == saved["monitor"]["alarms"]
     run.close()
