@@ -67,7 +67,7 @@ class SpectralCallback(keras.callbacks.Callback):  # type: ignore[misc]  # not f
         self._shown: Any = {"prefix": prefix, "per_layer": per_layer, "metrics": tuple(drawn)}
         self._saved: dict[str, Any] | None = None
         self._keys: tuple[str, ...] = ()
-        self._batches, self._before, self._per_step = 0, 0, 1
+        self._batches, self._before, self._per_step, self._iterations = 0, 0, 1, 0
 
     @property
     def monitor(self) -> SpectralMonitor | None:
@@ -80,7 +80,10 @@ class SpectralCallback(keras.callbacks.Callback):  # type: ignore[misc]  # not f
         optimizer = getattr(outer, "inner_optimizer", outer)  # that of a loss scaler
         step = int(optimizer.iterations)
         self._per_step = optimizer.gradient_accumulation_steps or 1
-        if self._batches // self._per_step != step:
+        stands = self._run.is_running and step == self._iterations
+        self._iterations = step
+        # It stands where a train_step of the model's own has another optimizer: batches count on.
+        if self._batches // self._per_step != step and not stands:
             self._batches = step * self._per_step
         self._before = self._batches
         if self._run.is_running:

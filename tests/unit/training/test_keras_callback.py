@@ -225,3 +225,16 @@ def test_what_does_not_fit_the_model_is_told_before_the_first_step(callback, ker
     with pytest.raises(SelectionError, match="no gradients"):
         fit(model, callback(watch="gradient"))
     assert int(model.optimizer.iterations) == 0
+
+
+def test_batches_count_on_where_the_model_has_optimizers_of_its_own(callback, keras):
+    class Own(keras.Sequential):
+        def train_step(self, *data):  # as of a GAN, that never asks self.optimizer
+            return {"loss": 0.0} if keras.backend.backend() != "jax" else ({"loss": 0.0}, data[0])
+
+    model = Own([keras.layers.Input((64,)), keras.layers.Dense(40)])
+    model.compile("adam", "mse")
+    spectral = callback(every=4, budget=None)
+    fit(model, spectral, epochs=3)  # of eight batches
+    assert int(model.optimizer.iterations) == 0
+    assert [reading.step for reading in spectral.monitor.history] == [1, 4, 8, 12, 16, 20, 24]
