@@ -163,7 +163,7 @@ class Taker:
             elif subject == "update" and not isinstance(weights, engine.Failure):
                 since, before = self._last_read.get(position, (step, None))
                 now = self._comparable(matrix, weights)
-                if isinstance(before, np.ndarray) and before.shape != np.shape(now):
+                if _shape(before) != _shape(now):
                     before = None  # another parameter, as of a vocabulary that has grown
                 if before is not None and step > since:
                     with np.errstate(all="ignore"):  # what is not finite is a status
@@ -246,6 +246,11 @@ class Taker:
     def _has_gradient(self, matrix: Matrix) -> bool:
         parameter = self.held.get(matrix.tensor)
         return parameter is not None and parameter.grad is not None
+
+
+def _shape(weights: Array | Product | None) -> tuple[int, ...]:
+    """Return the shape that two must share to be subtracted; products of any rank can be."""
+    return weights.shape if isinstance(weights, np.ndarray) else ()
 
 
 def sized(matrix: Matrix, stack: Content) -> Matrix:
