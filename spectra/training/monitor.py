@@ -411,6 +411,7 @@ class SpectralMonitor:
         self._closed = True
         if self._worker:
             self._worker.shutdown()
+            self._worker = None  # what is still measured is read here
         self._history.close()
 
     def _few_threads(self) -> AbstractContextManager[object]:

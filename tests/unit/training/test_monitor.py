@@ -693,3 +693,10 @@ def test_a_layer_that_has_grown_has_no_update_until_it_is_read_again():
     (grown,) = monitor.step()
     assert (grown.of, grown.N, grown.M, grown.status) == ("weight", 72, 48, Status.OK)
     assert [reading.of for reading in monitor.step()] == ["weight", "update"]
+
+
+def test_a_closed_monitor_can_still_be_measured_with_or_without_a_thread():
+    monitor = SpectralMonitor(perceptron(), budget=None, background=True)
+    monitor.step()
+    monitor.close()
+    assert len(monitor.measure()) == 2
