@@ -190,7 +190,7 @@ def test_the_update_of_a_delta_is_the_difference_of_the_products(peft):
         assert reading.n_eigenvalues == 2 * RANK
         assert reading["lambda_max"] == pytest.approx(expected[-1], rel=1e-6)
         assert 10 ** reading["log_norm"] == pytest.approx(expected.sum(), rel=1e-6)
-    again = SpectralMonitor(model, every=1, budget=None, watch="update")
+    again = SpectralMonitor(model, every=1, budget=None, watch="update", layers="*.delta")
     again.load_state_dict(saved)
     before = flat(layers["q.delta"])
     train(model, steps=1)
