@@ -279,7 +279,10 @@ class SpectralMonitor:
             self._schedule.done(due, time.perf_counter() - begun - self._waited + toll)
 
     def measure(self) -> tuple[Reading, ...]:
-        """Read every layer now, whatever the budget; its cost is not held against the run."""
+        """Read every layer now, whatever the budget; its cost is not held against the run.
+
+        But for frozen layers that were read already.
+        """
         self._world.meet("measure")
         done = self.flush()
         everything = range(len(self._matrices))

@@ -106,6 +106,13 @@ class WatchedRun:
             elif state["step"] != step:  # a save that nothing told of beforehand, as on a signal
                 state |= {"step": step, "n_readings": _count(path, step)}
         self.monitor = SpectralMonitor(model, history=path, **self._options)
+        if state is not None and list(state["layers"]) != list(self.monitor.layers):
+            logger.warning(
+                "spectra: other layers are watched than when the run was saved: alarms and the account of"
+                " time begin anew at step %d",
+                step,
+            )
+            state = None
         if state is not None:
             self.monitor.load_state_dict(state)
         elif self.monitor.alarms is not None and self._unalarmed is not None:

@@ -70,3 +70,20 @@ def test_alarms_of_one_run_do_not_stop_the_next():
     run.begin(sound, None, 1, saved, is_main=True)
     assert run.monitor.alarms.state_dict() == saved["monitor"]["alarms"]
     run.close()
+
+
+def test_a_run_that_goes_on_with_other_layers_is_not_stopped_for_it(tmp_path, caplog):
+    run = WatchedRun(every=1, budget=None, replicates=0)
+    run.begin(model(), tmp_path, 0, None, is_main=True)
+    run.step(1)
+    run.step(2)
+    state = run.state_dict()
+    run.close()
+    run = WatchedRun(every=1, budget=None, replicates=0, layers="0.*")
+    run.begin(model(), tmp_path, 2, state, is_main=True)
+    run.step(3)
+    assert "other layers are watched" in caplog.text
+    read = [(reading.step, reading.layer) for reading in run.monitor.history]
+    both = ("0.weight", "1.weight")
+    assert read == [*((1, name) for name in both), *((2, name) for name in both), (3, "0.weight")]
+    run.close()
