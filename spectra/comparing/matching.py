@@ -29,8 +29,8 @@ def match(base: Sequence[LayerReport], other: Sequence[LayerReport]) -> Matching
     """Match the layers of two models by name.
 
     A name is any under which the layer is known, tied ones too. A prefix that most names of one side
-    carry (``model.``, ``bert.``) is left out where more names then agree. Each
-    layer has one partner at most.
+    carry (``model.``, ``bert.``) is left out where more names then agree. Each layer has one partner
+    at most.
 
     Parameters
     ----------

@@ -24,8 +24,7 @@ from spectra.training.reader import Reader
 from spectra.training.readings import Reading, Subject
 from spectra.training.schedule import Schedule
 from spectra.training.taking import Content, Taken, Taker, sized
-from spectra.training.tracking import Alarm
-from spectra.training.tracking import Judge as Judge
+from spectra.training.tracking import Alarm, Judge
 from spectra.training.world import (
     World,
     agree,
@@ -476,12 +475,7 @@ class SpectralMonitor:
         """Tell whether this process is needed to take a layer: for its own, and where it has a piece."""
         return self._owns(position) or self._taker.is_sharded(position)
 
-    def _solved(
-        self,
-        position: int,
-        step: int,
-        stacks: list[Taken],
-    ) -> list[Reading]:
+    def _solved(self, position: int, step: int, stacks: list[Taken]) -> list[Reading]:
         return [self._reading(position, step, *taken) for taken in stacks]
 
     def _reading(

@@ -24,9 +24,10 @@ class SpectralCallback(keras.callbacks.Callback):  # type: ignore[misc]  # not f
     """Watch the spectra of a Keras model: ``model.fit(..., callbacks=[SpectralCallback(every=200)])``.
 
     The monitor is made when the first epoch begins and counts the optimizer's iterations, from where
-    they stand at each epoch's begin; batches whose gradients are accumulated are one. Its `scalars` are added to the logs of every epoch: what
-    comes behind in the list of callbacks logs them, and Keras' own History. The keys are the same at
-    each epoch; those without a reading are NaN. ``Alarms(stop_on=...)`` may end the training.
+    they stand at each epoch's begin; batches whose gradients are accumulated are one. Its `scalars`
+    are added to the logs of every epoch: what comes behind in the list of callbacks logs them, and
+    Keras' own History. The keys are the same at each epoch; those without a reading are NaN.
+    ``Alarms(stop_on=...)`` may end the training.
 
     With `history`, the monitor's state is kept beside it at the end of every epoch, and a run that
     Keras has restored to such an end (``BackupAndRestore``) goes on from there.
