@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from spectra.errors import DistributedError
+from spectra.training import group
 from spectra.training.monitor import SpectralMonitor
 from spectra.training.schedule import Schedule
 from spectra.training.world import Alone, agree, in_turns, share_out, together, world_of_run
@@ -276,3 +277,16 @@ def test_steps_whose_numbers_leave_gaps_are_read_at_too():
         return [step for step in range(7, 330, 8) if monitor.step(step)]  # none a multiple of 4
 
     assert in_threads(2, watch) == [[15, 87, 167, 247, 327]] * 2
+
+
+def test_who_waits_for_long_says_so_long_before_the_timeout(monkeypatch, caplog):
+    waiting = group.Group.__new__(group.Group)  # no processes are needed to wait
+    waiting.rank, waiting._timeout = 1, 1800.0
+    with waiting._impatient("step"):
+        pass
+    assert not caplog.records
+    monkeypatch.setattr(group, "PATIENCE", 0.01)
+    with waiting._impatient("step"):
+        time.sleep(0.5)
+    assert "process 1, in step, waits for other processes" in caplog.text
+    assert "world=Alone()" in caplog.text
